@@ -1,0 +1,3 @@
+from dsdeploy.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""Checkpoints as bytes: reading, checking, writing."""

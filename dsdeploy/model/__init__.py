@@ -1,0 +1,1 @@
+"""What DeepSeek-V3 is: its configuration and its tensors. No files, no torch."""

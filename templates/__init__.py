@@ -1,0 +1,1 @@
+"""What dsdeploy writes out as text: read with `dsdeploy.resources`."""
