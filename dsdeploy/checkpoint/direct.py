@@ -1,0 +1,133 @@
+"""A file written past the page cache (O_DIRECT) from aligned buffers, where the file system can.
+
+Growing the page cache costs more than a conversion's arithmetic, and 1.3 TB of it would evict
+everything else on the machine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+
+from dsdeploy.checkpoint.layout import PAGE, Bytes
+
+_DIRECT = getattr(os, "O_DIRECT", 0)
+
+
+def aligned_buffer(nbytes: int) -> Bytes:
+    """Page-aligned memory; `nbytes` is a multiple of the page."""
+    return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
+
+
+class DirectFile:
+    """Opened for reading and writing at page-aligned positions; the last page may go beyond the
+    end, `finish` cuts it."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self.size = size
+        self._descriptor = _open(path, _DIRECT)
+        self._direct = bool(_DIRECT)
+        _preallocate(self._descriptor, -(-size // PAGE) * PAGE)
+
+    def write(self, buffer: Bytes, length: int, start: int) -> None:
+        """buffer[:length] to `start`; the buffer has room for whole pages."""
+        padded = -(-length // PAGE) * PAGE
+        buffer[length:padded] = 0
+        view = memoryview(buffer)[:padded]
+        while view:
+            try:
+                count = os.pwrite(self._descriptor, view, start)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self._direct:
+                    raise
+                self._through_the_cache()
+                continue
+            view = view[count:]
+            start += count
+
+    def read(self, buffer: Bytes, length: int, start: int) -> bool:
+        """Fill buffer[:length] from `start`; False when the file does not reach so far."""
+        done, padded = 0, -(-length // PAGE) * PAGE
+        while done < length:
+            view = memoryview(buffer)[done:padded]
+            try:
+                count = os.preadv(self._descriptor, [view], start + done)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self._direct:
+                    raise
+                self._through_the_cache()
+                continue
+            if count == 0:
+                return False
+            done += count
+        return True
+
+    def finish(self) -> None:
+        """Cut to the true size and bring everything to the disk."""
+        os.ftruncate(self._descriptor, self.size)
+        os.fsync(self._descriptor)
+        if not self._direct and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _through_the_cache(self) -> None:
+        # The old descriptor is replaced in place, so that other threads' writes go on.
+        plain = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(plain, self._descriptor, inheritable=False)
+        os.close(plain)
+        self._direct = False
+
+
+def _open(path: Path, extra: int) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | extra, 0o666)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not extra:
+            raise
+        return os.open(path, flags, 0o666)
+
+
+def _preallocate(descriptor: int, size: int) -> None:
+    """Reserve the space, so that a full disk shows before the work. glibc's posix_fallocate
+    writes every block where the file system cannot reserve; the system call says so instead."""
+    try:
+        fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    except (OSError, AttributeError):
+        return
+    offset = ctypes.c_int64
+    fallocate.argtypes = [ctypes.c_int, ctypes.c_int, offset, offset]
+    if size and fallocate(descriptor, 0, 0, size) != 0:
+        code = ctypes.get_errno()
+        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise OSError(code, os.strerror(code))
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write beside, sync, rename: the file is there whole or not at all."""
+    beside = path.with_name(path.name + ".new")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    beside.replace(path)

@@ -1,0 +1,84 @@
+"""What is done: a line of JSON for each finished window and each finished file.
+
+A window's line carries the sha256 of the file up to the window's end. Going on, a window with a
+line is read back instead of made; if the running hash disagrees (power was lost before the disk
+had it), it is made again. So a line is a hint that is always verified, and needs no sync.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dsdeploy.errors import DeployError
+
+
+@dataclass(frozen=True)
+class FinishedFile:
+    sha256: str
+    tensors: Mapping[str, str]
+    """sha256 of each tensor."""
+
+
+@dataclass
+class Done:
+    windows: dict[str, dict[int, str]] = field(default_factory=dict)
+    files: dict[str, FinishedFile] = field(default_factory=dict)
+
+
+class Journal:
+    """One process's journal; holding it open is holding the part's lock."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self._mutex = threading.Lock()
+        try:
+            # fcntl's lock: flock silently succeeds on Lustre and GPFS.
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._descriptor)
+            raise DeployError(
+                f"Another process is writing to {path.parent.parent}.",
+                "Wait for it, or give another target folder.",
+            ) from None
+        # A line cut by a kill must not swallow the next one.
+        os.write(self._descriptor, b"\n")
+
+    def window(self, file: str, window: int, sha256: str) -> None:
+        self._append({"file": file, "window": window, "sha256": sha256})
+
+    def finished(self, file: str, record: FinishedFile) -> None:
+        self._append({"file": file, "sha256": record.sha256, "tensors": dict(record.tensors)})
+        os.fsync(self._descriptor)
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        line = memoryview(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        with self._mutex:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def load_journals(paths: Iterable[Path]) -> Done:
+    """What all parts have done so far; lines cut by a kill are left out."""
+    done = Done()
+    for path in paths:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if "tensors" in record:
+                finished = FinishedFile(record["sha256"], record["tensors"])
+                done.files[record["file"]] = finished
+            else:
+                done.windows.setdefault(record["file"], {})[record["window"]] = record["sha256"]
+    return done
