@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dsdeploy.checkpoint.audit import audit, expected_table
+from dsdeploy.checkpoint.audit import audit, expected_table, holds_fp8
 from dsdeploy.checkpoint.build import BuildPlan
 from dsdeploy.checkpoint.layout import PlannedFile, PlannedTensor, hub_layout, reference_file
 from dsdeploy.checkpoint.manifest import MANIFEST_NAME
@@ -43,7 +43,7 @@ class Options:
 def plan_conversion(checkpoint: Checkpoint, options: Options) -> BuildPlan:
     """Raises IntegrityError when the source is not whole, UsageError when the options cannot be."""
     _require_whole(checkpoint)
-    fp8_source = _is_fp8(checkpoint)
+    fp8_source = holds_fp8(checkpoint)
     if options.to == "fp8" and fp8_source:
         raise UsageError("The source is FP8 already.", "Use --to same to rearrange its shards.")
     table = expected_table(checkpoint)
@@ -74,10 +74,6 @@ def _require_whole(checkpoint: Checkpoint) -> None:
             f"{checkpoint.folder} is not a whole checkpoint: {errors[0].message}{more}",
             f"{errors[0].fix} See `dsdeploy inspect {checkpoint.folder}`.",
         )
-
-
-def _is_fp8(checkpoint: Checkpoint) -> bool:
-    return any(tensor.dtype == "F8_E4M3" for tensor in checkpoint.tensors.values())
 
 
 def _quantised_names(config: ModelConfig) -> set[str]:

@@ -1,0 +1,32 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+.venv/ready: pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/test-ready: .venv/ready
+	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+demo: .venv/ready
+	rm -rf demo-output
+	$(BIN)/dsdeploy synth demo-output/fp8
+	$(BIN)/dsdeploy inspect demo-output/fp8
+	$(BIN)/dsdeploy convert demo-output/fp8 demo-output/bf16
+	$(BIN)/dsdeploy inspect --deep demo-output/bf16
+	$(BIN)/dsdeploy convert demo-output/fp8 demo-output/ranks --to same --layout demo --ranks 2
+
+lint: .venv/test-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -n 2
+
+clean:
+	rm -rf .venv demo-output build dist
