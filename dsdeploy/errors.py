@@ -20,9 +20,7 @@ class ExitCode(IntEnum):
 class DeployError(Exception):
     """One sentence with its cause (`message`), a fix to copy (`hint`), and the exit code."""
 
-    def __init__(
-        self, message: str, hint: str = "", exit_code: ExitCode = ExitCode.FAILED
-    ) -> None:
+    def __init__(self, message: str, hint: str = "", exit_code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint

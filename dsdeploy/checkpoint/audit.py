@@ -3,79 +3,80 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
+from dsdeploy.checkpoint.findings import DOWNLOAD_AGAIN, Finding, error, note
 from dsdeploy.checkpoint.index import INDEX_NAME
-from dsdeploy.checkpoint.reader import Checkpoint
-from dsdeploy.model.tensors import SCALE_SUFFIX, TensorSpec, tensor_table
+from dsdeploy.checkpoint.reader import Checkpoint, StoredTensor
+from dsdeploy.model.config import ModelConfig, Quantization
+from dsdeploy.model.demo import rank_file_name, rank_table
+from dsdeploy.model.tensors import SCALE_SUFFIX, TensorSpec, mtp_prefixes, scale_shape, tensor_table
 
-_AGAIN = "Download this file again."
 _SHOWN_EXTRAS = 20
-
-
-@dataclass(frozen=True)
-class Finding:
-    severity: str
-    """`error`: the checkpoint cannot be used as it is; `note`: worth knowing."""
-    message: str
-    tensor: str | None = None
-    file: str | None = None
-    fix: str = ""
-
-
-_error = partial(Finding, "error")
-_note = partial(Finding, "note")
 
 
 def expected_table(checkpoint: Checkpoint) -> list[TensorSpec]:
     """The tensors this checkpoint should hold: those of its config, in the precision its weights
     have, without the MTP layers when it holds nothing of them."""
-    config = checkpoint.config
-    if not holds_fp8(checkpoint):
-        config = replace(config, quantization=None)
+    config = _config_as_stored(checkpoint)
     if not _holds_mtp(checkpoint):
         config = replace(config, num_nextn_predict_layers=0)
     return list(tensor_table(config))
 
 
+def _config_as_stored(checkpoint: Checkpoint) -> ModelConfig:
+    config = checkpoint.config
+    if not holds_fp8(checkpoint):
+        return replace(config, quantization=None)
+    return config if config.quantization else replace(config, quantization=Quantization("float32"))
+
+
 def holds_fp8(checkpoint: Checkpoint) -> bool:
-    return any(tensor.dtype == "F8_E4M3" for tensor in checkpoint.tensors.values())
+    return any(
+        entry.dtype == "F8_E4M3" for shard in checkpoint.shards for entry in shard.header.entries
+    )
 
 
 def _holds_mtp(checkpoint: Checkpoint) -> bool:
-    layers = checkpoint.config.num_hidden_layers
-    count = checkpoint.config.num_nextn_predict_layers
-    prefixes = tuple(f"model.layers.{layer}." for layer in range(layers, layers + count))
+    prefixes = mtp_prefixes(checkpoint.config)
     return bool(prefixes) and any(name.startswith(prefixes) for name in checkpoint.tensors)
+
+
+def extra_tensors(checkpoint: Checkpoint, table: Iterable[TensorSpec]) -> list[StoredTensor]:
+    """Tensors that the table does not know, by name."""
+    known = {spec.name for spec in table}
+    return [tensor for name, tensor in sorted(checkpoint.tensors.items()) if name not in known]
 
 
 def audit(checkpoint: Checkpoint) -> list[Finding]:
     """Every finding once, errors first."""
-    table = expected_table(checkpoint)
-    findings = [
-        *_precision(checkpoint),
-        *_missing(checkpoint, table),
-        *_wrong(checkpoint, table),
-        *_index(checkpoint),
-        *_unknown(checkpoint, table),
-        *_remarks(checkpoint),
-    ]
+    findings = [*checkpoint.faults, *_precision(checkpoint)]
+    if checkpoint.ranks is None:
+        table = expected_table(checkpoint)
+        findings += [
+            *_missing(checkpoint, table),
+            *_wrong(table, checkpoint.tensors),
+            *_index(checkpoint, table),
+            *_unknown(checkpoint, table),
+            *_remarks(checkpoint),
+        ]
+    else:
+        findings += _rank_files(checkpoint, checkpoint.ranks)
     return sorted(findings, key=lambda finding: finding.severity != "error")
 
 
 def _precision(checkpoint: Checkpoint) -> Iterator[Finding]:
     announced = checkpoint.config.quantization is not None
     if announced and not holds_fp8(checkpoint):
-        yield _error(
+        yield error(
             "config.json announces FP8 (quantization_config), but no weight is FP8: engines "
             "will look for scales that are not there",
             file="config.json",
             fix="Remove quantization_config from config.json.",
         )
     if not announced and holds_fp8(checkpoint):
-        yield _error(
+        yield error(
             "the weights are FP8, but config.json has no quantization_config: engines will read "
             "the codes without their scales",
             file="config.json",
@@ -84,31 +85,31 @@ def _precision(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def _missing(checkpoint: Checkpoint, table: list[TensorSpec]) -> Iterator[Finding]:
-    """A missing shard is one finding; other tensors are one each."""
-    on_disk = {shard.name for shard in checkpoint.shards}
+    """A missing shard is one finding, an unreadable one has its own; other tensors are one each."""
+    unreadable = {fault.file for fault in checkpoint.faults}
+    on_disk = {shard.name for shard in checkpoint.shards} | unreadable
     weight_map = checkpoint.weight_map or {}
-    shards = Counter(file for file in weight_map.values() if file not in on_disk)
-    for file, count in sorted(shards.items()):
-        yield _error(
-            f"the shard is missing, with {count} tensors", file=file, fix="Download this file."
-        )
+    absent = Counter(file for file in weight_map.values() if file not in on_disk)
+    for name, count in sorted(absent.items()):
+        yield error(f"{name} is missing, with {count} tensors", file=name, fix=DOWNLOAD_AGAIN)
     for spec in table:
-        if spec.name in checkpoint.tensors or weight_map.get(spec.name) in shards:
+        file = weight_map.get(spec.name)
+        if spec.name in checkpoint.tensors or file in absent or file in unreadable:
             continue
         what = "has no scale" if spec.kind == "scale" else "is missing"
         name = spec.name.removesuffix(SCALE_SUFFIX) if spec.kind == "scale" else spec.name
         fix = "Download the shard that holds it; the repository's index names it."
-        yield _error(f"{name} {what}", spec.name, weight_map.get(spec.name), fix)
+        yield error(f"{name} {what}", spec.name, file, fix)
 
 
-def _wrong(checkpoint: Checkpoint, table: list[TensorSpec]) -> Iterator[Finding]:
+def _wrong(table: Iterable[TensorSpec], tensors: Mapping[str, StoredTensor]) -> Iterator[Finding]:
     for spec in table:
-        tensor = checkpoint.tensors.get(spec.name)
+        tensor = tensors.get(spec.name)
         if tensor is None:
             continue
         file = tensor.shard.name
         if tensor.shape != spec.shape:
-            yield _error(
+            yield error(
                 f"{spec.name} has shape {list(tensor.shape)}, config.json implies "
                 f"{list(spec.shape)}",
                 spec.name,
@@ -116,12 +117,38 @@ def _wrong(checkpoint: Checkpoint, table: list[TensorSpec]) -> Iterator[Finding]
                 "Take config.json and weights from the same repository.",
             )
         elif tensor.dtype not in _allowed(spec):
-            yield _error(
+            yield error(
                 f"{spec.name} is {tensor.dtype}, it must be {' or '.join(_allowed(spec))}",
                 spec.name,
                 file,
-                _AGAIN,
+                DOWNLOAD_AGAIN,
             )
+
+
+def _rank_files(checkpoint: Checkpoint, ranks: int) -> Iterator[Finding]:
+    """The per-rank files of the demo's layout against the table of each rank."""
+    config = _config_as_stored(checkpoint)
+    found = {shard.name: shard for shard in checkpoint.shards}
+    unreadable = {fault.file for fault in checkpoint.faults}
+    fix = "Make the files again with `dsdeploy convert --layout demo`."
+    for rank in range(ranks):
+        file = rank_file_name(rank, ranks)
+        shard = found.pop(file, None)
+        if shard is None:
+            if file not in unreadable:
+                yield error(f"{file} is missing: rank {rank} of {ranks}", file=file, fix=fix)
+            continue
+        tensors = {entry.name: StoredTensor(shard, entry) for entry in shard.header.entries}
+        table = list(rank_table(config, rank, ranks))
+        known = {spec.name for spec in table}
+        for spec in table:
+            if spec.name not in tensors:
+                yield error(f"{spec.name} is missing", spec.name, file, fix)
+        yield from _wrong(table, tensors)
+        for name in sorted(tensors.keys() - known):
+            yield note(f"{name} is not of this architecture", name, file)
+    for file in sorted(found):
+        yield error(f"{file} is not one of {ranks} ranks", file=file, fix="Remove it.")
 
 
 def _allowed(spec: TensorSpec) -> tuple[str, ...]:
@@ -130,30 +157,31 @@ def _allowed(spec: TensorSpec) -> tuple[str, ...]:
     return (spec.dtype,)
 
 
-def _index(checkpoint: Checkpoint) -> Iterator[Finding]:
-    fix = "Download the index again; `dsdeploy convert --to same` writes a right one."
+def _index(checkpoint: Checkpoint, table: list[TensorSpec]) -> Iterator[Finding]:
+    fix = "Download the index again, or remove it: `dsdeploy convert --to same` writes a right one."
     if checkpoint.weight_map is None:
         if len(checkpoint.shards) > 1:
-            yield _note(f"there is no {INDEX_NAME}; engines need it", file=INDEX_NAME, fix=fix)
+            yield note(f"there is no {INDEX_NAME}; engines need it", file=INDEX_NAME, fix=fix)
         return
     on_disk = {shard.name for shard in checkpoint.shards}
+    known = {spec.name for spec in table}
     for name, file in checkpoint.weight_map.items():
         tensor = checkpoint.tensors.get(name)
-        if file not in on_disk:
+        if file not in on_disk or (tensor is None and name in known):
             continue
         if tensor is None:
-            yield _error(f"the index puts {name} into {file}, which lacks it", name, file, fix)
+            yield error(f"the index puts {name} into {file}, which lacks it", name, file, fix)
         elif tensor.shard.name != file:
-            yield _error(
+            yield error(
                 f"the index puts {name} into {file}, it is in {tensor.shard.name}", name, file, fix
             )
     for name, tensor in checkpoint.tensors.items():
         if name not in checkpoint.weight_map:
-            yield _error(f"{name} is not in the index", name, tensor.shard.name, fix)
+            yield error(f"{name} is not in the index", name, tensor.shard.name, fix)
     total = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     complete = on_disk >= set(checkpoint.weight_map.values())
     if complete and checkpoint.total_size not in (None, total):
-        yield _note(
+        yield note(
             f"the index's total_size is {checkpoint.total_size}, the tensors are {total} bytes",
             file=INDEX_NAME,
             fix=fix,
@@ -161,29 +189,31 @@ def _index(checkpoint: Checkpoint) -> Iterator[Finding]:
 
 
 def _unknown(checkpoint: Checkpoint, table: list[TensorSpec]) -> Iterator[Finding]:
-    known = {spec.name for spec in table}
-    extras = sorted(name for name in checkpoint.tensors if name not in known)
-    for name in extras[:_SHOWN_EXTRAS]:
-        file = checkpoint.tensors[name].shard.name
-        yield _note(f"{name} is not of this architecture; it is kept as it is", name, file)
+    extras = extra_tensors(checkpoint, table)
+    for tensor in extras[:_SHOWN_EXTRAS]:
+        what = "is not of this architecture; it is kept as it is"
+        yield note(f"{tensor.name} {what}", tensor.name, tensor.shard.name)
     if len(extras) > _SHOWN_EXTRAS:
-        yield _note(f"{len(extras) - _SHOWN_EXTRAS} more tensors are not of this architecture")
-    for name in extras:
-        tensor = checkpoint.tensors[name]
-        if tensor.dtype == "F8_E4M3" and name + SCALE_SUFFIX not in checkpoint.tensors:
-            yield _error(f"{name} has no scale", name, tensor.shard.name, _AGAIN)
+        yield note(f"{len(extras) - _SHOWN_EXTRAS} more tensors are not of this architecture")
+    for tensor in extras:
+        if tensor.dtype != "F8_E4M3":
+            continue
+        scale = checkpoint.tensors.get(tensor.name + SCALE_SUFFIX)
+        if len(tensor.shape) != 2 or scale is None or scale.shape != scale_shape(tensor.shape):
+            message = f"{tensor.name} has no scale for its blocks of 128x128"
+            yield error(message, tensor.name, tensor.shard.name, DOWNLOAD_AGAIN)
 
 
 def _remarks(checkpoint: Checkpoint) -> Iterator[Finding]:
     if checkpoint.config.num_nextn_predict_layers and not _holds_mtp(checkpoint):
-        yield _note(
+        yield note(
             "config.json announces a multi-token prediction layer, the weights hold none",
             file="config.json",
             fix="Set num_nextn_predict_layers to 0.",
         )
     for shard in checkpoint.shards:
         if shard.header.data_start % 8:
-            yield _note(
+            yield note(
                 "the data are not aligned to 8 bytes, which slows loaders down",
                 file=shard.name,
                 fix="Rewrite it with `dsdeploy convert --to same`.",

@@ -1,4 +1,5 @@
-"""A file written past the page cache (O_DIRECT) from aligned buffers, where the file system can.
+"""Files read and written past the page cache (O_DIRECT) with aligned buffers, where the file
+system can.
 
 Growing the page cache costs more than a conversion's arithmetic, and 1.3 TB of it would evict
 everything else on the machine.
@@ -10,6 +11,8 @@ import ctypes
 import errno
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -24,49 +27,80 @@ def aligned_buffer(nbytes: int) -> Bytes:
     return np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
 
 
-class DirectFile:
-    """Opened for reading and writing at page-aligned positions; the last page may go beyond the
-    end, `finish` cuts it."""
+class DirectReader:
+    """Reads at page-aligned positions."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    _flags = os.O_RDONLY
+
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.size = size
-        self._descriptor = _open(path, _DIRECT)
-        self._direct = bool(_DIRECT)
-        _preallocate(self._descriptor, -(-size // PAGE) * PAGE)
-
-    def write(self, buffer: Bytes, length: int, start: int) -> None:
-        """buffer[:length] to `start`; the buffer has room for whole pages."""
-        padded = -(-length // PAGE) * PAGE
-        buffer[length:padded] = 0
-        view = memoryview(buffer)[:padded]
-        while view:
-            try:
-                count = os.pwrite(self._descriptor, view, start)
-            except OSError as error:
-                if error.errno != errno.EINVAL or not self._direct:
-                    raise
-                self._through_the_cache()
-                continue
-            view = view[count:]
-            start += count
+        flags = self._flags | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(path, flags | _DIRECT, 0o666)
+            self._direct = bool(_DIRECT)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not _DIRECT:
+                raise
+            self._descriptor = os.open(path, flags, 0o666)
+            self._direct = False
 
     def read(self, buffer: Bytes, length: int, start: int) -> bool:
-        """Fill buffer[:length] from `start`; False when the file does not reach so far."""
+        """Fill buffer[:length] from `start`; False when the file does not reach so far. The
+        buffer has room for whole pages."""
         done, padded = 0, -(-length // PAGE) * PAGE
         while done < length:
-            view = memoryview(buffer)[done:padded]
+            view = buffer.data[done:padded]
             try:
                 count = os.preadv(self._descriptor, [view], start + done)
             except OSError as error:
-                if error.errno != errno.EINVAL or not self._direct:
-                    raise
-                self._through_the_cache()
+                self._through_the_cache_or_raise(error)
                 continue
             if count == 0:
                 return False
             done += count
         return True
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _through_the_cache_or_raise(self, error: OSError) -> None:
+        """Some file systems open with O_DIRECT, then refuse to read or write so."""
+        if error.errno != errno.EINVAL or not self._direct:
+            raise error
+        # The old descriptor is replaced in place, so that other threads' calls go on.
+        plain = os.open(self.path, self._flags & ~os.O_CREAT | os.O_CLOEXEC)
+        os.dup2(plain, self._descriptor, inheritable=False)
+        os.close(plain)
+        self._direct = False
+
+
+class DirectFile(DirectReader):
+    """Writes as well; the last page may go beyond the end, `finish` cuts it."""
+
+    _flags = os.O_RDWR | os.O_CREAT
+
+    def __init__(self, path: Path, size: int) -> None:
+        super().__init__(path)
+        self.size = size
+        try:
+            _preallocate(self._descriptor, -(-size // PAGE) * PAGE)
+        except OSError:
+            self.close()
+            raise
+
+    def write(self, buffer: Bytes, length: int, start: int) -> None:
+        """buffer[:length] to `start`; the buffer has room for whole pages."""
+        padded = -(-length // PAGE) * PAGE
+        buffer[length:padded] = 0
+        view = buffer.data[:padded]
+        while view:
+            try:
+                count = os.pwrite(self._descriptor, view, start)
+            except OSError as error:
+                self._through_the_cache_or_raise(error)
+                continue
+            view = view[count:]
+            start += count
 
     def finish(self) -> None:
         """Cut to the true size and bring everything to the disk."""
@@ -75,25 +109,17 @@ class DirectFile:
         if not self._direct and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def close(self) -> None:
-        os.close(self._descriptor)
 
-    def _through_the_cache(self) -> None:
-        # The old descriptor is replaced in place, so that other threads' writes go on.
-        plain = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        os.dup2(plain, self._descriptor, inheritable=False)
-        os.close(plain)
-        self._direct = False
-
-
-def _open(path: Path, extra: int) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    try:
-        return os.open(path, flags | extra, 0o666)
-    except OSError as error:
-        if error.errno != errno.EINVAL or not extra:
-            raise
-        return os.open(path, flags, 0o666)
+def read_windows(path: Path, size: int, window: int) -> Iterator[tuple[int, Bytes]]:
+    """(position, bytes) of the first `size` bytes of a file, in one buffer that is used again.
+    Ends early when the file does."""
+    buffer = aligned_buffer(window)
+    with closing(DirectReader(path)) as reader:
+        for start in range(0, size, window):
+            length = min(window, size - start)
+            if not reader.read(buffer, length, start):
+                return
+            yield start, buffer[:length]
 
 
 def _preallocate(descriptor: int, size: int) -> None:

@@ -32,21 +32,34 @@ class Done:
     files: dict[str, FinishedFile] = field(default_factory=dict)
 
 
-class Journal:
-    """One process's journal; holding it open is holding the part's lock."""
+class PartLock:
+    """Held by the one process that works on a part. It is a file of its own, because fcntl's lock
+    on a file is lost when the process closes any descriptor of that file; and it is fcntl's,
+    because flock silently succeeds on Lustre and GPFS."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        self._mutex = threading.Lock()
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            # fcntl's lock: flock silently succeeds on Lustre and GPFS.
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(self._descriptor)
+            self.close()
             raise DeployError(
                 f"Another process is writing to {path.parent.parent}.",
                 "Wait for it, or give another target folder.",
             ) from None
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class Journal:
+    """The journal of the process that holds the part's lock."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
+        )
+        self._mutex = threading.Lock()
         # A line cut by a kill must not swallow the next one.
         os.write(self._descriptor, b"\n")
 
@@ -55,6 +68,11 @@ class Journal:
 
     def finished(self, file: str, record: FinishedFile) -> None:
         self._append({"file": file, "sha256": record.sha256, "tensors": dict(record.tensors)})
+        os.fsync(self._descriptor)
+
+    def forget(self, file: str) -> None:
+        """What was noted of this file no longer holds."""
+        self._append({"file": file, "forgotten": True})
         os.fsync(self._descriptor)
 
     def _append(self, record: Mapping[str, Any]) -> None:
@@ -76,7 +94,10 @@ def load_journals(paths: Iterable[Path]) -> Done:
                 record = json.loads(line)
             except ValueError:
                 continue
-            if "tensors" in record:
+            if "forgotten" in record:
+                done.windows.pop(record["file"], None)
+                done.files.pop(record["file"], None)
+            elif "tensors" in record:
                 finished = FinishedFile(record["sha256"], record["tensors"])
                 done.files[record["file"]] = finished
             else:

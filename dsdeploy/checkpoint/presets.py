@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dsdeploy.errors import UsageError
+from dsdeploy.errors import IntegrityError, UsageError
 from dsdeploy.model.config import parse_config
 from dsdeploy.resources import read_known_config
 
@@ -26,7 +26,11 @@ def synthetic_config(
         raw.pop("quantization_config", None)
     elif scale_format is not None:
         raw["quantization_config"]["scale_fmt"] = scale_format
-    parse_config(raw, "the synthetic config.json")
+    try:
+        parse_config(raw, "the synthetic config.json")
+    except IntegrityError as error:
+        # The fault lies in what was set, not in a file.
+        raise UsageError(error.message, "Correct the --set options.") from None
     return raw
 
 

@@ -1,6 +1,7 @@
 """A folder of safetensors files as one mapping from tensor name to where its bytes lie.
 
-Only headers are read here. Data are read with pread, never mapped: a file that shrinks while
+Only headers are read here. What is wrong with a file is kept as a finding, so that an inspection
+names every damaged file at once. Data are read with pread, never mapped: a file that shrinks while
 it is read gives an error then, where a mapping would kill the process.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,12 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsdeploy.checkpoint.findings import DOWNLOAD_AGAIN, Finding, error
 from dsdeploy.checkpoint.index import INDEX_NAME, parse_index, read_text
-from dsdeploy.checkpoint.safetensors import Header, header_length, parse_header
+from dsdeploy.checkpoint.safetensors import Entry, Header, header_length, parse_header
 from dsdeploy.errors import DiskError, IntegrityError, UsageError
 from dsdeploy.model.config import ModelConfig, parse_config, parse_json_object
 
 Bytes = NDArray[np.uint8]
+
+STAGING = ".dsdeploy"
+"""Where an output is made before it is renamed into its folder."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +48,31 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where one tensor lies."""
+    """One tensor and the file it lies in."""
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
     shard: Shard
-    start: int
-    nbytes: int
+    entry: Entry
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def dtype(self) -> str:
+        return self.entry.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.entry.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.entry.nbytes
 
     def read_into(self, target: Bytes, offset: int) -> None:
         """Fill `target` with the tensor's bytes from `offset` on. Raises IntegrityError when the
         file is not the one whose header was read."""
-        read_range(self.shard, target, self.start + offset)
+        read_range(self.shard, target, self.entry.start + offset)
 
 
 @dataclass(frozen=True)
@@ -62,44 +80,64 @@ class Checkpoint:
     folder: Path
     config: ModelConfig
     raw_config: Mapping[str, Any]
+    ranks: int | None
+    """Number of the per-rank files of DeepSeek's demo, or None for a Hugging Face checkpoint."""
     shards: tuple[Shard, ...]
     tensors: Mapping[str, StoredTensor]
+    """Empty for per-rank files, each of which has its own part of a tensor."""
     weight_map: Mapping[str, str] | None
-    """The index's, or None when there is no index."""
+    """The index's, or None when there is no (readable) index."""
     total_size: int | None
     extra_files: tuple[str, ...]
     """Files beside the weights: tokenizer, generation config, license, ..."""
+    faults: tuple[Finding, ...]
+    """Files that could not be read, and tensors that are in two of them."""
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read config, index and all headers. Raises on anything that is not well-formed; whether the
-    checkpoint is complete is for `audit` to say."""
+    """Read config, index and all headers. Raises when there is no readable config.json of a known
+    architecture or no safetensors file; whether the checkpoint is whole is for `audit` to say."""
     raw = read_config(folder)
     config = parse_config(raw, str(folder / "config.json"))
     names = sorted(path.name for path in folder.iterdir() if path.is_file() or path.is_symlink())
     weights = [name for name in names if name.endswith(".safetensors") and name[0] != "."]
-    index = folder / INDEX_NAME
-    weight_map, total_size = None, None
-    if index.exists():
-        weight_map, total_size = parse_index(read_text(index), str(index))
     _require_safetensors(folder, names, weights)
+    faults: list[Finding] = []
+    weight_map, total_size = _read_index(folder, faults)
     with ThreadPoolExecutor(8) as pool:
-        shards = tuple(pool.map(read_shard, [folder / name for name in weights]))
-    extras = tuple(n for n in names if n not in {*weights, INDEX_NAME, "config.json"})
-    tensors = _merge(shards)
-    return Checkpoint(folder, config, raw, shards, tensors, weight_map, total_size, extras)
+        outcomes = list(pool.map(_shard_or_fault, [folder / name for name in weights]))
+    faults += [outcome for outcome in outcomes if isinstance(outcome, Finding)]
+    shards = tuple(outcome for outcome in outcomes if isinstance(outcome, Shard))
+    ranks = _demo_ranks(weights)
+    return Checkpoint(
+        folder=folder,
+        config=config,
+        raw_config=raw,
+        ranks=ranks,
+        shards=shards,
+        tensors=_merge(shards, faults) if ranks is None else {},
+        weight_map=weight_map,
+        total_size=total_size,
+        extra_files=tuple(n for n in names if n not in {*weights, INDEX_NAME, "config.json"}),
+        faults=tuple(faults),
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder.", "Give the folder that holds config.json.")
     path = folder / "config.json"
-    if not path.exists():
-        raise UsageError(
-            f"{folder} has no config.json.",
-            "Give the folder of a Hugging Face checkpoint, or download its config.json as well.",
+    if path.exists():
+        return parse_json_object(read_text(path), str(path))
+    if (folder / STAGING).exists():
+        raise IntegrityError(
+            f"{folder} holds an unfinished output.",
+            "Run the command that began it again: it goes on where it stopped.",
         )
-    return parse_json_object(read_text(path), str(path))
+    raise UsageError(
+        f"{folder} has no config.json.",
+        "Give the folder of a Hugging Face checkpoint, or download its config.json as well.",
+    )
 
 
 def _require_safetensors(folder: Path, names: list[str], weights: list[str]) -> None:
@@ -116,12 +154,36 @@ def _require_safetensors(folder: Path, names: list[str], weights: list[str]) -> 
     )
 
 
+def _demo_ranks(weights: list[str]) -> int | None:
+    counts = [re.fullmatch(r"model\d+-mp(\d+)\.safetensors", name) for name in weights]
+    found = [int(match[1]) for match in counts if match]
+    return max(found) if len(found) == len(weights) else None
+
+
+def _read_index(folder: Path, faults: list[Finding]) -> tuple[Mapping[str, str] | None, int | None]:
+    path = folder / INDEX_NAME
+    if not path.exists():
+        return None, None
+    try:
+        return parse_index(read_text(path), str(path))
+    except IntegrityError as fault:
+        faults.append(error(fault.message.rstrip("."), file=INDEX_NAME, fix=fault.hint))
+        return None, None
+
+
+def _shard_or_fault(path: Path) -> Shard | Finding:
+    try:
+        return read_shard(path)
+    except IntegrityError as fault:
+        return error(fault.message.rstrip("."), file=path.name, fix=fault.hint)
+
+
 def read_shard(path: Path) -> Shard:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise IntegrityError(
-            f"{path} is a link to a file that is not there.", "Download this file again."
+            f"{path} is a link to a file that is not there.", DOWNLOAD_AGAIN
         ) from None
     try:
         status = os.fstat(descriptor)
@@ -131,25 +193,29 @@ def read_shard(path: Path) -> Shard:
     finally:
         os.close(descriptor)
     if len(text) < length:
-        raise IntegrityError(f"{path} shrank while it was read.", "Download this file again.")
+        raise IntegrityError(f"{path} shrank while it was read.", DOWNLOAD_AGAIN)
     header = parse_header(text, status.st_size, str(path))
     digest = hashlib.sha256(first + text).hexdigest()
     return Shard(path, status.st_size, status.st_mtime_ns, header, digest)
 
 
-def _merge(shards: tuple[Shard, ...]) -> dict[str, StoredTensor]:
+def _merge(shards: tuple[Shard, ...], faults: list[Finding]) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for shard in shards:
         for entry in shard.header.entries:
             if entry.name in tensors:
-                raise IntegrityError(
-                    f"{entry.name} is in two files, {tensors[entry.name].shard.name} and {shard.name}.",
-                    "Remove the file that does not belong to this checkpoint (often a leftover of "
-                    "another download).",
+                first = tensors[entry.name].shard.name
+                faults.append(
+                    error(
+                        f"{entry.name} is in two files, {first} and {shard.name}",
+                        entry.name,
+                        shard.name,
+                        "Remove the file that does not belong to this checkpoint (often a "
+                        "leftover of another download).",
+                    )
                 )
-            tensors[entry.name] = StoredTensor(
-                entry.name, entry.dtype, entry.shape, shard, entry.start, entry.nbytes
-            )
+                continue
+            tensors[entry.name] = StoredTensor(shard, entry)
     return tensors
 
 
@@ -157,8 +223,8 @@ def read_range(shard: Shard, target: Bytes, position: int) -> None:
     """Fill `target` from `position` of the shard on."""
     try:
         descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise DiskError(f"{shard.path} cannot be read: {error.strerror}.") from None
+    except OSError as fault:
+        raise DiskError(f"{shard.path} cannot be read: {fault.strerror}.") from None
     try:
         status = os.fstat(descriptor)
         if (status.st_size, status.st_mtime_ns) != (shard.size, shard.mtime_ns):
@@ -166,9 +232,9 @@ def read_range(shard: Shard, target: Bytes, position: int) -> None:
                 f"{shard.path} changed while it was read.",
                 "Leave the source alone during a conversion, then start again with --overwrite.",
             )
-        _read_exactly(descriptor, memoryview(target), position, shard.path)
-    except OSError as error:
-        raise DiskError(f"{shard.path} cannot be read: {error.strerror}.") from None
+        _read_exactly(descriptor, target.data, position, shard.path)
+    except OSError as fault:
+        raise DiskError(f"{shard.path} cannot be read: {fault.strerror}.") from None
     finally:
         os.close(descriptor)
 
@@ -178,7 +244,7 @@ def _read_exactly(descriptor: int, target: memoryview, position: int, path: Path
         count = os.preadv(descriptor, [target], position)
         if count == 0:
             raise IntegrityError(
-                f"{path} ended while it was read: it has been cut.", "Download this file again."
+                f"{path} ended while it was read: it has been cut.", DOWNLOAD_AGAIN
             )
         target = target[count:]
         position += count

@@ -142,9 +142,7 @@ def _load_json(text: bytes, where: str) -> dict[str, Any]:
 
 def _metadata(value: Any, where: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise IntegrityError(
-            f"{where}: __metadata__ must be an object of strings.", _AGAIN
-        )
+        raise IntegrityError(f"{where}: __metadata__ must be an object of strings.", _AGAIN)
     return value
 
 

@@ -22,7 +22,7 @@ WINDOW = 16 << 20
 Advance = Callable[[int, str], None]
 
 
-class _Aborted(Exception):
+class _AbortedError(Exception):
     """Another worker failed; its error is the one to show."""
 
 
@@ -39,7 +39,7 @@ class _Turns:
         with self._condition:
             self._condition.wait_for(lambda: self._aborted or self._next == number)
             if self._aborted:
-                raise _Aborted
+                raise _AbortedError
         yield
         with self._condition:
             self._next += 1
@@ -79,12 +79,12 @@ class _OpenFile:
             self.plan.fill(buffer[:length], start)
         with self.file_turns.turn(window):
             running = self._file_hash.copy()
-            running.update(memoryview(buffer)[:length])
+            running.update(buffer.data[:length])
             if on_disk and running.hexdigest() != expected:
                 on_disk = False
                 self.plan.fill(buffer[:length], start)
                 running = self._file_hash.copy()
-                running.update(memoryview(buffer)[:length])
+                running.update(buffer.data[:length])
             self._file_hash = running
             digest = running.hexdigest()
         with self.tensor_turns.turn(window):
@@ -95,13 +95,15 @@ class _OpenFile:
         for tensor, offset, position, count in self.plan.pieces(start, start + length):
             if offset == 0:
                 self._tensor_hash = hashlib.sha256()
-            self._tensor_hash.update(memoryview(buffer)[position - start :][:count])
+            self._tensor_hash.update(buffer.data[position - start :][:count])
             if offset + count == tensor.nbytes:
                 self._tensors[tensor.name] = self._tensor_hash.hexdigest()
 
     def record(self) -> FinishedFile:
         empty = hashlib.sha256().hexdigest()
-        tensors = {tensor.name: self._tensors.get(tensor.name, empty) for tensor in self.plan.tensors}
+        tensors = {
+            tensor.name: self._tensors.get(tensor.name, empty) for tensor in self.plan.tensors
+        }
         return FinishedFile(self._file_hash.hexdigest(), tensors)
 
     def abort(self) -> None:
@@ -152,7 +154,7 @@ class _Crew:
             while (claim := self.claim(file)) is not None:
                 file, window = claim
                 self._window(file, window, buffer)
-        except _Aborted:
+        except _AbortedError:
             pass
         except BaseException as error:
             self.fail(error)

@@ -14,7 +14,7 @@ from dsdeploy.output import Output
 from dsdeploy.units import format_bytes, format_seconds, parse_bytes
 
 if TYPE_CHECKING:
-    from dsdeploy.checkpoint.build import BuildPlan, Part
+    from dsdeploy.checkpoint.output import BuildPlan, Part
 
 _MODELLED_RATE = 1e9
 """Bytes of output a second that a local NVMe disk takes; for the time in a dry run."""
@@ -97,7 +97,7 @@ def command(
 
 def parse_part(text: str) -> Part:
     """`2/8`, or `auto` from Slurm's array or Kubernetes' indexed job."""
-    from dsdeploy.checkpoint.build import Part
+    from dsdeploy.checkpoint.output import Part
 
     if text == "auto":
         return _part_from_environment()
@@ -108,12 +108,14 @@ def parse_part(text: str) -> Part:
 
 
 def _part_from_environment() -> Part:
-    from dsdeploy.checkpoint.build import Part
+    from dsdeploy.checkpoint.output import Part
 
     environment = os.environ
     if "SLURM_ARRAY_TASK_ID" in environment:
         first = _number("SLURM_ARRAY_TASK_MIN", "0")
-        return _part(_number("SLURM_ARRAY_TASK_ID") - first, _number("SLURM_ARRAY_TASK_COUNT"), Part)
+        return _part(
+            _number("SLURM_ARRAY_TASK_ID") - first, _number("SLURM_ARRAY_TASK_COUNT"), Part
+        )
     if "JOB_COMPLETION_INDEX" in environment:
         return _part(_number("JOB_COMPLETION_INDEX"), _number("JOB_COMPLETION_COUNT"), Part)
     raise UsageError(
@@ -152,14 +154,14 @@ def _check_folders(source: Path, target: Path) -> None:
 
 
 def show_plan(out: Output, plan: BuildPlan, target: Path) -> None:
-    from dsdeploy.checkpoint.build import free_bytes
+    from dsdeploy.checkpoint.staging import free_bytes
 
     free = free_bytes(target)
     tensor_bytes = sum(tensor.nbytes for file in plan.files for tensor in file.tensors)
     rows = [(file.name, str(len(file.tensors)), f"{file.size:,}") for file in plan.files]
     out.table("files to write", ["file", "tensors", "bytes"], rows, right=(1, 2))
     facts = [
-        ("files", f"{len(plan.files)} and {len(plan.texts) + len(plan.copies)} small ones"),
+        ("files", f"{len(plan.files)} and {len(plan.companions) + plan.with_index + 1} small ones"),
         ("tensor bytes", f"{tensor_bytes:,} ({format_bytes(tensor_bytes)})"),
         ("space needed", f"{plan.nbytes:,} ({format_bytes(plan.nbytes)})"),
         ("space free", f"{format_bytes(free)}{'' if free >= plan.nbytes else ': does not fit'}"),

@@ -48,7 +48,8 @@ def command(
     overwrite: bool,
 ) -> None:
     """Write a random checkpoint of the DeepSeek-V3 architecture into TARGET."""
-    from dsdeploy.checkpoint.build import BuildPlan, Part, build, interrupted
+    from dsdeploy.checkpoint.build import build, interrupted
+    from dsdeploy.checkpoint.output import BuildPlan, Part
     from dsdeploy.checkpoint.presets import synthetic_config
     from dsdeploy.checkpoint.synth import synthetic_tensors
     from dsdeploy.model.config import parse_config
@@ -57,12 +58,13 @@ def command(
     config = parse_config(raw)
     files = lay_out(synthetic_tensors(config, seed), parse_bytes(shard_size))
     texts = companions(raw, config.vocab_size)
+    contents = {name: text.encode() for name, text in texts.items()}
     if hollow:
         write_hollow(target, files, texts)
         out.line(f"{target}: {len(files)} hollow shards; they take no space.")
         return
     options: dict[str, Any] = {"synth": preset, "seed": seed, "config": raw}
-    plan = BuildPlan(tuple(files), texts, {}, options, {"synthetic": True})
+    plan = BuildPlan(tuple(files), contents, options, {"synthetic": True})
     try:
         build(
             plan,

@@ -1,8 +1,9 @@
 """The arithmetic of one element as LLVM instructions, in loops that vectorise.
 
 Python's own expressions on small integers widen to 64 bits in numba and stay scalar; an
-element written as a handful of instructions becomes AVX-512 or NEON code, several times faster.
-Each loop runs along the 128 columns of a block, whose scale is constant.
+element written as a handful of instructions becomes AVX or NEON code, several times faster.
+Each inner loop runs along the columns of a block, whose scale is constant. Indexes are unsigned:
+numba gives signed ones a test for negative values, which keeps a loop from vectorising.
 """
 
 from __future__ import annotations
@@ -15,13 +16,21 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 _I32, _I16, _I8, _F32 = ir.IntType(32), ir.IntType(16), ir.IntType(8), ir.FloatType()
+_BLOCK = np.uintp(128)
+_ZERO, _ONE = np.uintp(0), np.uintp(1)
 
 
 def _i32(value: int) -> ir.Constant:
     return ir.Constant(_I32, value)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+def _round_to_bf16(builder: Any, bits: Any) -> Any:
+    """f32 bits -> BF16 bits, both i32: to nearest, ties to even; NaN is the caller's to handle."""
+    odd = builder.and_(builder.lshr(bits, _i32(16)), _i32(1))
+    return builder.lshr(builder.add(bits, builder.add(odd, _i32(0x7FFF))), _i32(16))
+
+
+@intrinsic
 def _bf16_of_product(_context: Any, code: Any, _scale: Any) -> Any:
     """e4m3 code (u8) x scale (f32) -> BF16 bits (u16): one f32 product, one rounding."""
 
@@ -41,9 +50,7 @@ def _bf16_of_product(_context: Any, code: Any, _scale: Any) -> Any:
         absolute = builder.bitcast(builder.select(is_subnormal, subnormal, normal), _I32)
         value = builder.bitcast(builder.or_(absolute, sign), _F32)
         product = builder.fmul(value, scale)
-        bits = builder.bitcast(product, _I32)
-        odd = builder.and_(builder.lshr(bits, _i32(16)), _i32(1))
-        rounded = builder.lshr(builder.add(bits, builder.add(odd, _i32(0x7FFF))), _i32(16))
+        rounded = _round_to_bf16(builder, builder.bitcast(product, _I32))
         is_nan = builder.or_(
             builder.fcmp_unordered("uno", product, product),
             builder.icmp_unsigned("==", magnitude, _i32(0x7F)),
@@ -54,7 +61,24 @@ def _bf16_of_product(_context: Any, code: Any, _scale: Any) -> Any:
     return types.uint16(code, types.float32), build
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
+def _bf16_of_ordinary_product(_context: Any, code: Any, _scale: Any) -> Any:
+    """The same for a normal code and a finite scale, in half the instructions."""
+
+    def build(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        code, scale = arguments
+        wide = builder.zext(code, _I32)
+        moved = builder.shl(builder.and_(wide, _i32(0x7F)), _i32(20))
+        value = builder.bitcast(builder.add(moved, _i32(120 << 23)), _F32)
+        product = builder.bitcast(builder.fmul(value, scale), _I32)
+        sign = builder.shl(builder.and_(wide, _i32(0x80)), _i32(8))
+        # The sign joins after the rounding, which is symmetric; by xor, for negative scales.
+        return builder.trunc(builder.xor(_round_to_bf16(builder, product), sign), _I16)
+
+    return types.uint16(code, types.float32), build
+
+
+@intrinsic
 def _e4m3_of_quotient(_context: Any, bits: Any, _scale: Any) -> Any:
     """BF16 bits (u16) / scale (f32) -> e4m3 code (u8): true division, saturated at 448, rounded
     to nearest even, subnormals included."""
@@ -62,9 +86,7 @@ def _e4m3_of_quotient(_context: Any, bits: Any, _scale: Any) -> Any:
     def build(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         bits, scale = arguments
         source = builder.shl(builder.zext(bits, _I32), _i32(16))
-        quotient = builder.bitcast(
-            builder.fdiv(builder.bitcast(source, _F32), scale), _I32
-        )
+        quotient = builder.bitcast(builder.fdiv(builder.bitcast(source, _F32), scale), _I32)
         sign = builder.and_(builder.lshr(quotient, _i32(24)), _i32(0x80))
         magnitude = builder.and_(quotient, _i32(0x7FFFFFFF))
         limit = _i32(0x43E00000)  # 448.0
@@ -83,68 +105,89 @@ def _e4m3_of_quotient(_context: Any, bits: Any, _scale: Any) -> Any:
     return types.uint8(bits, types.float32), build
 
 
-# The loops take flat contiguous arrays and cut a block's columns out as slices: with strides known
-# to be 1 and indexes known to be positive, LLVM vectorises them.
+# The loops over one block's row (numba gives intrinsics their first argument itself). They are inlined where the width is the constant 128, and LLVM
+# unrolls them; only the last block of a row has another width.
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _dequantise_block(codes: Any, scale: Any, target: Any) -> None:
-    for place in range(codes.shape[0]):
-        target[place] = _bf16_of_product(codes[place], scale)
+@njit(nogil=True, inline="always")
+def _dequantise_span(
+    codes: Any, source: Any, scale: Any, target: Any, place: Any, width: Any
+) -> None:
+    # Subnormal and NaN codes are rare: a look at the whole span saves half of its work.
+    special = np.uint8(not np.isfinite(scale))
+    for at in range(width):
+        magnitude = codes[source + at] & np.uint8(0x7F)
+        special |= np.uint8(magnitude < np.uint8(8)) | np.uint8(magnitude == np.uint8(0x7F))
+    if special:
+        for at in range(width):
+            target[place + at] = _bf16_of_product(codes[source + at], scale)  # type: ignore[call-arg]
+    else:
+        for at in range(width):
+            target[place + at] = _bf16_of_ordinary_product(  # type: ignore[call-arg]
+                codes[source + at], scale
+            )
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, inline="always")
+def _largest_magnitude(source: Any, start: Any, width: Any) -> Any:
+    largest = np.uint16(0)
+    for at in range(width):
+        largest = max(largest, source[start + at] & np.uint16(0x7FFF))
+    return largest
+
+
+@njit(nogil=True, inline="always")
+def _quantise_span(source: Any, scale: Any, target: Any, start: Any, width: Any) -> None:
+    for at in range(width):
+        target[start + at] = _e4m3_of_quotient(source[start + at], scale)  # type: ignore[call-arg]
+
+
+@njit(nogil=True, cache=True)
 def dequantise_rows(
-    codes: Any, stride: int, scales: Any, target: Any, columns: int, row: int, column: int
+    codes: Any, stride: Any, scales: Any, target: Any, columns: Any, row: Any, column: Any
 ) -> None:
     """Rows of `columns` codes (u8), `stride` apart -> target (u16, BF16 bits) without gaps.
 
     `scales` is the grid of the whole tensor; the first code lies at (row, column) of the tensor.
+    All integers are unsigned; codes and target are flat.
     """
-    for index in range(target.shape[0] // columns):
-        grid = (row + index) // 128
-        start = 0
+    for index in range(np.uintp(target.shape[0]) // columns):
+        start = _ZERO
         while start < columns:
-            block = (column + start) // 128
-            stop = min(columns, (block + 1) * 128 - column)
-            source = codes[index * stride + start : index * stride + stop]
-            place = target[index * columns + start : index * columns + stop]
-            _dequantise_block(source, scales[grid, block], place)
-            start = stop
+            block = (column + start) // _BLOCK
+            width = min(columns, (block + _ONE) * _BLOCK - column) - start
+            scale = scales[(row + index) // _BLOCK, block]
+            source, place = index * stride + start, index * columns + start
+            if width == _BLOCK:
+                _dequantise_span(codes, source, scale, target, place, _BLOCK)
+            else:
+                _dequantise_span(codes, source, scale, target, place, width)
+            start += width
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _largest_magnitude(source: Any) -> Any:
-    largest = np.uint16(0)
-    for place in range(source.shape[0]):
-        largest = max(largest, source[place] & np.uint16(0x7FFF))
-    return largest
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def block_maxima(source: Any, columns: int, maxima: Any) -> None:
+@njit(nogil=True, cache=True)
+def block_maxima(source: Any, columns: Any, maxima: Any) -> None:
     """At most 128 rows of `columns` BF16 values (u16): the largest |bits| of each 128 columns.
 
     BF16 magnitudes order as their bits do, so this is a maximum of integers.
     """
-    for row in range(source.shape[0] // columns):
-        for block in range(maxima.shape[0]):
-            start, stop = block * 128, min(columns, block * 128 + 128)
-            values = source[row * columns + start : row * columns + stop]
-            maxima[block] = max(maxima[block], _largest_magnitude(values))
+    for row in range(np.uintp(source.shape[0]) // columns):
+        for block in range(np.uintp(maxima.shape[0])):
+            start, width = row * columns + block * _BLOCK, columns - block * _BLOCK
+            if width >= _BLOCK:
+                largest = _largest_magnitude(source, start, _BLOCK)
+            else:
+                largest = _largest_magnitude(source, start, width)
+            maxima[block] = max(maxima[block], largest)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def _quantise_block(source: Any, scale: Any, target: Any) -> None:
-    for place in range(source.shape[0]):
-        target[place] = _e4m3_of_quotient(source[place], scale)
-
-
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
-def quantise_rows(source: Any, columns: int, scales: Any, target: Any) -> None:
+@njit(nogil=True, cache=True)
+def quantise_rows(source: Any, columns: Any, scales: Any, target: Any) -> None:
     """Rows of `columns` BF16 values (u16), scales [ceil(columns / 128)] f32 -> e4m3 codes (u8)."""
-    for row in range(source.shape[0] // columns):
-        for block in range(scales.shape[0]):
-            start = row * columns + block * 128
-            stop = row * columns + min(columns, block * 128 + 128)
-            _quantise_block(source[start:stop], scales[block], target[start:stop])
+    for row in range(np.uintp(source.shape[0]) // columns):
+        for block in range(np.uintp(scales.shape[0])):
+            start, width = row * columns + block * _BLOCK, columns - block * _BLOCK
+            if width >= _BLOCK:
+                _quantise_span(source, scales[block], target, start, _BLOCK)
+            else:
+                _quantise_span(source, scales[block], target, start, width)

@@ -33,7 +33,13 @@ def dequantise(
     stride = codes.strides[0] if rows > 1 else columns
     flat = as_strided(codes, ((rows - 1) * stride + columns,), (1,))
     kernels.dequantise_rows(
-        flat, stride, scales, target.reshape(-1), columns, first_row, first_column
+        flat,
+        np.uintp(stride),
+        scales,
+        target.reshape(-1),
+        np.uintp(columns),
+        np.uintp(first_row),
+        np.uintp(first_column),
     )
 
 
@@ -43,7 +49,7 @@ def block_row_scales(source: Bf16Bits, where: str) -> Scales:
     A block of zeros has scale 1. Raises IntegrityError when the source holds NaN or infinity.
     """
     maxima = np.zeros(-(-source.shape[1] // BLOCK), np.uint16)
-    kernels.block_maxima(source.reshape(-1), source.shape[1], maxima)
+    kernels.block_maxima(source.reshape(-1), np.uintp(source.shape[1]), maxima)
     if (maxima >= _BF16_INFINITY).any():
         raise IntegrityError(
             f"{where} holds NaN or infinite values, which FP8 cannot carry.",
@@ -56,4 +62,5 @@ def block_row_scales(source: Bf16Bits, where: str) -> Scales:
 
 def quantise_block_row(source: Bf16Bits, scales: Scales, target: Codes) -> None:
     """source [R <= 128, C], scales [ceil(C/128)] -> target [R, C]."""
-    kernels.quantise_rows(source.reshape(-1), source.shape[1], scales, target.reshape(-1))
+    columns = np.uintp(source.shape[1])
+    kernels.quantise_rows(source.reshape(-1), columns, scales, target.reshape(-1))

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from dsdeploy.checkpoint.audit import audit, expected_table, holds_fp8
-from dsdeploy.checkpoint.build import BuildPlan
+from dsdeploy.checkpoint.audit import audit, expected_table, extra_tensors, holds_fp8
 from dsdeploy.checkpoint.layout import PlannedFile, PlannedTensor, hub_layout, reference_file
 from dsdeploy.checkpoint.manifest import MANIFEST_NAME
-from dsdeploy.checkpoint.reader import Checkpoint
+from dsdeploy.checkpoint.output import BuildPlan
+from dsdeploy.checkpoint.reader import Checkpoint, StoredTensor
+from dsdeploy.checkpoint.safetensors import BITS
+from dsdeploy.convert.companions import companions
 from dsdeploy.convert.ranks import require_ranks_fit
 from dsdeploy.convert.recipes import BlockScales, Copy, Dequantise, Quantise, Slab, part_of, whole
 from dsdeploy.errors import IntegrityError, UsageError
-from dsdeploy.model.config import BLOCK, ModelConfig, Quantization
-from dsdeploy.model.demo import demo_model_args, demo_name
-from dsdeploy.model.tensors import SCALE_SUFFIX, TensorSpec, is_mtp, scale_shape, tensor_table
+from dsdeploy.model.config import ModelConfig, Quantization
+from dsdeploy.model.demo import demo_name, on_rank, rank_file_name
+from dsdeploy.model.tensors import (
+    SCALE_SUFFIX,
+    TensorSpec,
+    is_mtp,
+    mtp_prefixes,
+    scale_shape,
+    tensor_table,
+)
 
 
 @dataclass(frozen=True)
@@ -42,38 +50,45 @@ class Options:
 
 def plan_conversion(checkpoint: Checkpoint, options: Options) -> BuildPlan:
     """Raises IntegrityError when the source is not whole, UsageError when the options cannot be."""
-    _require_whole(checkpoint)
-    fp8_source = holds_fp8(checkpoint)
-    if options.to == "fp8" and fp8_source:
-        raise UsageError("The source is FP8 already.", "Use --to same to rearrange its shards.")
+    _require_convertible(checkpoint, options)
+    config, demo = checkpoint.config, options.layout == "demo"
     table = expected_table(checkpoint)
-    if options.drop_mtp or options.layout == "demo":
-        table = [spec for spec in table if not is_mtp(checkpoint.config, spec.layer)]
-    fp8_output = options.to == "fp8" or (options.to == "same" and fp8_source)
-    if options.layout == "demo":
-        files = _demo_files(checkpoint, table, options, fp8_output)
+    extras = extra_tensors(checkpoint, table)
+    if options.drop_mtp or demo:
+        table = [spec for spec in table if not is_mtp(config, spec.layer)]
+        extras = [tensor for tensor in extras if not tensor.name.startswith(mtp_prefixes(config))]
+    fp8 = options.to == "fp8" or (options.to == "same" and holds_fp8(checkpoint))
+    if demo:
+        files = _demo_files(checkpoint, table, options, fp8)
     else:
-        tensors = [*_planned(checkpoint, table, options), *_extras(checkpoint)]
-        files = hub_layout(tensors, options.max_shard_size)
+        specs = [*table, *_specs_of(extras)]
+        files = hub_layout(list(_planned(checkpoint, specs, options)), options.max_shard_size)
+    with_mtp = any(is_mtp(config, spec.layer) for spec in table)
     return BuildPlan(
         files=tuple(files),
-        texts=_texts(checkpoint, table, options, fp8_output),
-        copies=_copies(checkpoint),
+        companions=companions(checkpoint, fp8=fp8, with_mtp=with_mtp, demo=demo),
         options=options.as_dict(),
         source=_identity(checkpoint),
-        with_index=options.layout == "hf",
+        with_index=not demo,
         stamps={shard.name: shard.mtime_ns for shard in checkpoint.shards},
     )
 
 
-def _require_whole(checkpoint: Checkpoint) -> None:
+def _require_convertible(checkpoint: Checkpoint, options: Options) -> None:
+    if checkpoint.ranks is not None:
+        raise UsageError(
+            f"{checkpoint.folder} holds the per-rank files of the demo's layout.",
+            "Convert from the Hugging Face checkpoint that they were made of.",
+        )
     errors = [finding for finding in audit(checkpoint) if finding.severity == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more findings)" if len(errors) > 1 else ""
         raise IntegrityError(
-            f"{checkpoint.folder} is not a whole checkpoint: {errors[0].message}{more}",
+            f"{checkpoint.folder} is not a whole checkpoint: {errors[0].message}{more}.",
             f"{errors[0].fix} See `dsdeploy inspect {checkpoint.folder}`.",
         )
+    if options.to == "fp8" and holds_fp8(checkpoint):
+        raise UsageError("The source is FP8 already.", "Use --to same to rearrange its shards.")
 
 
 def _quantised_names(config: ModelConfig) -> set[str]:
@@ -84,22 +99,22 @@ def _quantised_names(config: ModelConfig) -> set[str]:
 
 def _planned(
     checkpoint: Checkpoint,
-    table: list[TensorSpec],
+    specs: Iterable[TensorSpec],
     options: Options,
     rank: int = 0,
     ranks: int = 1,
 ) -> Iterator[PlannedTensor]:
-    """The output tensors of one rank, in the table's order."""
+    """The output tensors of one rank, in the order of `specs`."""
     to_fp8 = _quantised_names(checkpoint.config) if options.to == "fp8" else set()
-    for spec in table:
-        if not _belongs(spec, checkpoint.config, rank, ranks):
+    for spec in specs:
+        if not on_rank(checkpoint.config, spec, rank, ranks):
             continue
         slab = _slab(checkpoint, spec, rank, ranks)
         name = spec.name
         shape = (slab.rows, slab.columns) if len(spec.shape) == 2 else spec.shape
         if options.to == "bf16" and spec.kind == "scale":
             continue
-        if options.to == "bf16" and slab.tensor.dtype == "F8_E4M3":
+        if options.to == "bf16" and spec.quantised:
             scale = checkpoint.tensors[name + SCALE_SUFFIX]
             yield PlannedTensor(name, "BF16", shape, Dequantise(slab, scale))
         elif name in to_fp8:
@@ -110,13 +125,6 @@ def _planned(
             yield PlannedTensor(name, slab.tensor.dtype, shape, Copy(slab))
 
 
-def _belongs(spec: TensorSpec, config: ModelConfig, rank: int, ranks: int) -> bool:
-    """Routed experts live on one rank each; everything else is on all."""
-    if spec.expert is None:
-        return True
-    return spec.expert // (config.n_routed_experts // ranks) == rank
-
-
 def _slab(checkpoint: Checkpoint, spec: TensorSpec, rank: int, ranks: int) -> Slab:
     tensor = checkpoint.tensors[spec.name]
     if ranks == 1 or spec.split_axis is None or spec.expert is not None:
@@ -124,28 +132,33 @@ def _slab(checkpoint: Checkpoint, spec: TensorSpec, rank: int, ranks: int) -> Sl
     return part_of(tensor, spec.split_axis, rank, ranks)
 
 
-def _extras(checkpoint: Checkpoint) -> Iterator[PlannedTensor]:
-    """Tensors that the table does not know are kept as they are."""
-    known = {spec.name for spec in tensor_table(checkpoint.config)}
-    known |= {name + SCALE_SUFFIX for name in known}
-    for name, tensor in checkpoint.tensors.items():
-        if name not in known:
-            yield PlannedTensor(name, tensor.dtype, tensor.shape, Copy(whole(tensor)))
+def _specs_of(extras: list[StoredTensor]) -> list[TensorSpec]:
+    """Tensors that the table does not know go through as they are, or are cast like the others.
+    The widest elements come first: so all of them lie at multiples of their size."""
+    quantised = {tensor.name for tensor in extras if tensor.dtype == "F8_E4M3"}
+    specs = []
+    for tensor in sorted(extras, key=lambda tensor: (-BITS[tensor.dtype], tensor.name)):
+        is_scale = tensor.name.removesuffix(SCALE_SUFFIX) in quantised - {tensor.name}
+        kind = "scale" if is_scale else "weight"
+        specs.append(TensorSpec(tensor.name, tensor.shape, tensor.dtype, "unknown", kind))
+    return specs
 
 
 def _demo_files(
-    checkpoint: Checkpoint, table: list[TensorSpec], options: Options, fp8_output: bool
+    checkpoint: Checkpoint, table: list[TensorSpec], options: Options, fp8: bool
 ) -> list[PlannedFile]:
     if options.ranks is None:
         raise UsageError("--layout demo needs --ranks.", "For example --ranks 8.")
     ranks = options.ranks
-    require_ranks_fit(checkpoint.config, ranks, fp8_output)
-    names = {spec.name: demo_name(spec) for spec in table}
-    scales = {spec.name + SCALE_SUFFIX: demo_name(replace(spec, name=spec.name + SCALE_SUFFIX)) for spec in table}
-    names = scales | names
+    require_ranks_fit(checkpoint.config, ranks, fp8)
+    names = {}
+    for spec in table:
+        names[spec.name] = demo_name(spec)
+        scale = spec.name + SCALE_SUFFIX
+        names[scale] = demo_name(replace(spec, name=scale))
     return [
         reference_file(
-            f"model{rank}-mp{ranks}.safetensors",
+            rank_file_name(rank, ranks),
             [
                 replace(tensor, name=names[tensor.name])
                 for tensor in _planned(checkpoint, table, options, rank, ranks)
@@ -155,45 +168,17 @@ def _demo_files(
     ]
 
 
-def _texts(
-    checkpoint: Checkpoint, table: list[TensorSpec], options: Options, fp8_output: bool
-) -> dict[str, str]:
-    raw = dict(checkpoint.raw_config)
-    if not fp8_output:
-        raw.pop("quantization_config", None)
-    elif "quantization_config" not in raw:
-        raw["quantization_config"] = {
-            "activation_scheme": "dynamic",
-            "fmt": "e4m3",
-            "quant_method": "fp8",
-            "weight_block_size": [BLOCK, BLOCK],
-        }
-    if not any(is_mtp(checkpoint.config, spec.layer) for spec in table):
-        raw["num_nextn_predict_layers"] = 0
-    texts = {"config.json": json.dumps(raw, indent=2, ensure_ascii=False) + "\n"}
-    if options.layout == "demo":
-        args = demo_model_args(checkpoint.config, raw, fp8_output)
-        texts["demo_config.json"] = json.dumps(args, indent=2) + "\n"
-    return texts
-
-
-_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".safetensors", ".index.json", ".incomplete", ".lock")
-
-
-def _copies(checkpoint: Checkpoint) -> dict[str, Path]:
-    """Tokenizer, generation config, license, modelling code, ...: all but other weights."""
-    return {
-        name: checkpoint.folder / name
-        for name in checkpoint.extra_files
-        if not name.endswith(_WEIGHTS) and name != MANIFEST_NAME and not name.startswith(".")
-    }
-
-
 def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
+    """What the source was, for the manifest: headers always, contents where its own manifest
+    tells them."""
+    identity: dict[str, Any] = {
         "variant": checkpoint.config.variant,
         "shards": {
             shard.name: {"size": shard.size, "header_sha256": shard.header_sha256}
             for shard in checkpoint.shards
         },
     }
+    manifest = checkpoint.folder / MANIFEST_NAME
+    if manifest.exists():
+        identity["manifest_sha256"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    return identity

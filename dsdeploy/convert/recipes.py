@@ -186,9 +186,7 @@ class BlockScales:
         width = scale_shape((self.slab.rows, self.slab.columns))[1] * 4
         stop = offset + len(target)
         first, last = offset // width, -(-stop // width)
-        for row, source in _block_rows(
-            self.slab, first * BLOCK, min(last * BLOCK, self.slab.rows)
-        ):
+        for row, source in _block_rows(self.slab, first * BLOCK, min(last * BLOCK, self.slab.rows)):
             scales = numerics.block_row_scales(source, self.slab.tensor.name)
             start = row // BLOCK * width
             low, high = max(offset, start), min(stop, start + width)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dsdeploy.errors import UsageError
+from dsdeploy.errors import IntegrityError, UsageError
 
 BLOCK = 128
 """Edge of a square block of FP8 weights that shares one scale."""
@@ -98,11 +98,11 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(
+        raise IntegrityError(
             f"{where} is not JSON: {error}.", "Download it again from the model's repository."
         ) from None
     if not isinstance(value, dict):
-        raise UsageError(
+        raise IntegrityError(
             f"{where} is not a JSON object.", "Download it again from the model's repository."
         )
     return value
@@ -145,7 +145,9 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
 def _architecture(raw: Mapping[str, Any], where: str) -> str:
     names = raw.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise UsageError(f"{where} names no architecture.", _USE_INSTEAD)
+        raise IntegrityError(
+            f"{where} names no architecture.", "Take the config.json of the model's repository."
+        )
     name: str = names[0]
     if name in ARCHITECTURES:
         return name
@@ -176,7 +178,10 @@ def parse_quantization(raw: Mapping[str, Any], where: str) -> Quantization | Non
     if block is None:
         return None
     if not isinstance(block, dict):
-        raise UsageError(f"{where}: quantization_config is not an object.", _USE_INSTEAD)
+        raise IntegrityError(
+            f"{where}: quantization_config is not an object.",
+            "Take the config.json of the model's repository.",
+        )
     method = block.get("quant_method")
     if method != "fp8" or block.get("fmt", "e4m3") != "e4m3":
         raise UsageError(
@@ -191,9 +196,7 @@ def parse_quantization(raw: Mapping[str, Any], where: str) -> Quantization | Non
     return Quantization("ue8m0" if block.get("scale_fmt") == "ue8m0" else "float32")
 
 
-def _indexer_field(
-    raw: Mapping[str, Any], architecture: str, field: str, where: str
-) -> int | None:
+def _indexer_field(raw: Mapping[str, Any], architecture: str, field: str, where: str) -> int | None:
     return _positive(raw, field, where) if architecture == "DeepseekV32ForCausalLM" else None
 
 
@@ -203,7 +206,7 @@ def _count(raw: Mapping[str, Any], field: str, where: str, default: int | None =
         return default
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
         found = "is missing" if value is None else f"is {value!r}"
-        raise UsageError(
+        raise IntegrityError(
             f"{where}: {field} {found}; it must be a whole number.",
             "Take the config.json of the model's repository.",
         )
@@ -213,14 +216,14 @@ def _count(raw: Mapping[str, Any], field: str, where: str, default: int | None =
 def _positive(raw: Mapping[str, Any], field: str, where: str) -> int:
     value = _count(raw, field, where)
     if value == 0:
-        raise UsageError(f"{where}: {field} is 0.", "Take the config.json of the repository.")
+        raise IntegrityError(f"{where}: {field} is 0.", "Take the config.json of the repository.")
     return value
 
 
 def _check_consistent(config: ModelConfig, where: str) -> None:
     def demand(holds: bool, sentence: str) -> None:
         if not holds:
-            raise UsageError(f"{where}: {sentence}.", "Correct the fields named.")
+            raise IntegrityError(f"{where}: {sentence}.", "Correct the fields named.")
 
     demand(
         config.first_k_dense_replace <= config.num_hidden_layers,
@@ -232,8 +235,7 @@ def _check_consistent(config: ModelConfig, where: str) -> None:
     )
     demand(config.topk_group <= config.n_group, "topk_group exceeds n_group")
     demand(
-        config.num_experts_per_tok * config.n_group
-        <= config.n_routed_experts * config.topk_group,
+        config.num_experts_per_tok * config.n_group <= config.n_routed_experts * config.topk_group,
         "num_experts_per_tok exceeds the experts of topk_group groups",
     )
     demand(config.num_hidden_layers <= 10_000, "num_hidden_layers is beyond any model")

@@ -1,16 +1,17 @@
-"""Names in the per-rank files of DeepSeek's own inference demo.
+"""The per-rank files of DeepSeek's own inference demo: names and shares.
 
-Source: the name table of the demo's inference/convert.py, written from the tensor's role
-instead of by string replacement.
+Source: the rules of the demo's inference/convert.py, written from the tensor's role instead of
+by string replacement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from dsdeploy.model.config import ModelConfig
-from dsdeploy.model.tensors import TensorSpec
+from dsdeploy.model.tensors import TensorSpec, is_mtp, tensor_table
 
 _DEMO_ROLE = {
     "embed_tokens": "embed",
@@ -39,6 +40,26 @@ def demo_name(spec: TensorSpec) -> str:
     renamed = {"self_attn": "attn", "mlp": "ffn"}
     leaf = {"weight_scale_inv": "scale", "e_score_correction_bias": "bias"}.get(leaf, leaf)
     return ".".join([*(renamed.get(module, module) for module in modules), leaf])
+
+
+def rank_file_name(rank: int, ranks: int) -> str:
+    return f"model{rank}-mp{ranks}.safetensors"
+
+
+def on_rank(config: ModelConfig, spec: TensorSpec, rank: int, ranks: int) -> bool:
+    """Routed experts live on one rank each; everything else is on all."""
+    return spec.expert is None or spec.expert // (config.n_routed_experts // ranks) == rank
+
+
+def rank_table(config: ModelConfig, rank: int, ranks: int) -> Iterator[TensorSpec]:
+    """The tensors of one rank's file, under the demo's names. The demo has no MTP layer."""
+    for spec in tensor_table(config):
+        if is_mtp(config, spec.layer) or not on_rank(config, spec, rank, ranks):
+            continue
+        shape = list(spec.shape)
+        if spec.split_axis is not None and spec.expert is None:
+            shape[spec.split_axis] //= ranks
+        yield replace(spec, name=demo_name(spec), shape=tuple(shape))
 
 
 def demo_model_args(config: ModelConfig, raw: Mapping[str, Any], fp8: bool) -> dict[str, Any]:

@@ -62,7 +62,9 @@ def scale_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 def tensor_table(config: ModelConfig) -> Iterator[TensorSpec]:
     """All tensors in the order in which a forward pass needs them; the MTP layers last."""
     embedding = (config.vocab_size, config.hidden_size)
-    yield TensorSpec("model.embed_tokens.weight", embedding, "BF16", "embed_tokens", "weight", None, None, 0)
+    yield TensorSpec(
+        "model.embed_tokens.weight", embedding, "BF16", "embed_tokens", "weight", None, None, 0
+    )
     for layer in range(config.num_hidden_layers):
         yield from _layer(config, layer)
     yield _norm(config, "model.norm.weight", "norm", config.hidden_size, None)
@@ -77,17 +79,36 @@ def is_mtp(config: ModelConfig, layer: int | None) -> bool:
     return layer is not None and layer >= config.num_hidden_layers
 
 
+def mtp_prefixes(config: ModelConfig) -> tuple[str, ...]:
+    """What the names of all tensors of the MTP layers begin with."""
+    first, count = config.num_hidden_layers, config.num_nextn_predict_layers
+    return tuple(f"model.layers.{layer}." for layer in range(first, first + count))
+
+
 def _mtp_layer(config: ModelConfig, layer: int) -> Iterator[TensorSpec]:
     prefix = f"model.layers.{layer}."
     hidden = config.hidden_size
     embedding = (config.vocab_size, hidden)
-    yield TensorSpec(prefix + "embed_tokens.weight", embedding, "BF16", "embed_tokens", "weight", layer, None, 0)
+    yield TensorSpec(
+        prefix + "embed_tokens.weight", embedding, "BF16", "embed_tokens", "weight", layer, None, 0
+    )
     yield _norm(config, prefix + "enorm.weight", "enorm", hidden, layer)
     yield _norm(config, prefix + "hnorm.weight", "hnorm", hidden, layer)
-    yield TensorSpec(prefix + "eh_proj.weight", (hidden, 2 * hidden), "BF16", "eh_proj", "weight", layer)
+    yield TensorSpec(
+        prefix + "eh_proj.weight", (hidden, 2 * hidden), "BF16", "eh_proj", "weight", layer
+    )
     yield from _layer(config, layer)
     yield _norm(config, prefix + "shared_head.norm.weight", "shared_head.norm", hidden, layer)
-    yield TensorSpec(prefix + "shared_head.head.weight", embedding, "BF16", "shared_head.head", "weight", layer, None, 0)
+    yield TensorSpec(
+        prefix + "shared_head.head.weight",
+        embedding,
+        "BF16",
+        "shared_head.head",
+        "weight",
+        layer,
+        None,
+        0,
+    )
 
 
 def _layer(config: ModelConfig, layer: int) -> Iterator[TensorSpec]:
@@ -96,7 +117,11 @@ def _layer(config: ModelConfig, layer: int) -> Iterator[TensorSpec]:
     yield _norm(config, prefix + "input_layernorm.weight", "input_layernorm", hidden, layer)
     yield from _attention(config, layer, prefix + "self_attn.")
     yield _norm(
-        config, prefix + "post_attention_layernorm.weight", "post_attention_layernorm", hidden, layer
+        config,
+        prefix + "post_attention_layernorm.weight",
+        "post_attention_layernorm",
+        hidden,
+        layer,
     )
     if layer < config.first_k_dense_replace:
         yield from _feed_forward(config, layer, prefix + "mlp.", config.intermediate_size)
@@ -139,8 +164,12 @@ def _indexer(config: ModelConfig, layer: int, prefix: str) -> Iterator[TensorSpe
 
 def _mixture(config: ModelConfig, layer: int, prefix: str) -> Iterator[TensorSpec]:
     experts, width = config.n_routed_experts, config.moe_intermediate_size
-    yield TensorSpec(prefix + "gate.weight", (experts, config.hidden_size), "BF16", "gate", "weight", layer)
-    yield TensorSpec(prefix + "gate.e_score_correction_bias", (experts,), "F32", "gate", "bias", layer)
+    yield TensorSpec(
+        prefix + "gate.weight", (experts, config.hidden_size), "BF16", "gate", "weight", layer
+    )
+    yield TensorSpec(
+        prefix + "gate.e_score_correction_bias", (experts,), "F32", "gate", "bias", layer
+    )
     for expert in range(experts):
         yield from _feed_forward(config, layer, f"{prefix}experts.{expert}.", width, expert)
     if config.n_shared_experts:
