@@ -135,7 +135,10 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._show(end="\n")
+        if kind is None:
+            self._print(self._summary(), end="\n")
+        else:
+            self._print(self._state(), end="\n")
 
     def advance(self, nbytes: int, detail: str) -> None:
         with self._mutex:
@@ -144,21 +147,30 @@ class Progress:
             now = time.monotonic()
             if now - self._shown >= self._every:
                 self._shown = now
-                self._show(end="" if self._terminal else "\n")
+                self._print(self._state(), end="" if self._terminal else "\n")
 
-    def _show(self, end: str) -> None:
-        if not self._visible:
-            return
-        seconds = max(time.monotonic() - self._begun, 1e-9)
+    def _state(self) -> str:
+        seconds = self._seconds()
         rate = self._done / seconds
         left = (self._total - self._done) / rate if rate else 0.0
         share = 100 * self._done / self._total if self._total else 100
-        text = (
+        return (
             f"{self._verb} {format_bytes(self._done)} of {format_bytes(self._total)} "
             f"({share:.0f} %) {format_bytes(rate)}/s ETA {format_seconds(left)} {self._detail}"
         )
-        start = "\r\x1b[K" if self._terminal else ""
-        print(start + text[: self._width()], end=end, file=sys.stderr, flush=True)
+
+    def _summary(self) -> str:
+        seconds = self._seconds()
+        rate = format_bytes(self._done / seconds)
+        return f"{self._verb} {format_bytes(self._done)} in {seconds:.1f} s ({rate}/s)"
+
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._begun, 1e-9)
+
+    def _print(self, text: str, end: str) -> None:
+        if self._visible:
+            start = "\r\x1b[K" if self._terminal else ""
+            print(start + text[: self._width()], end=end, file=sys.stderr, flush=True)
 
     def _width(self) -> int:
         return shutil.get_terminal_size().columns - 1 if self._terminal else 1000

@@ -74,21 +74,19 @@ def _fill(
     workers: int,
     progress: Callable[[str, int], Any],
 ) -> None:
-    done = _still_there(_load(staging), files, staging)
-    with progress("write", sum(file.size for file in files)) as bar:
-        write_files(files, staging, done, journal, workers, bar.advance)
+    done = _load(staging)
+    waiting = [file for file in files if not _is_finished(file, done, staging)]
+    with progress("write", sum(file.size for file in waiting)) as bar:
+        write_files(waiting, staging, done.windows, journal, workers, bar.advance)
 
 
 def _load(staging: Path) -> Done:
     return load_journals(sorted(staging.glob("*.journal")))
 
 
-def _still_there(done: Done, files: list[PlannedFile], staging: Path) -> Done:
-    sizes = {path.name: path.stat().st_size for path in staging.glob("*.safetensors")}
-    whole = {file.name for file in files if sizes.get(file.name) == file.size}
-    return Done(
-        done.windows, {name: record for name, record in done.files.items() if name in whole}
-    )
+def _is_finished(file: PlannedFile, done: Done, staging: Path) -> bool:
+    path = staging / file.name
+    return file.name in done.files and path.exists() and path.stat().st_size == file.size
 
 
 def _check(

@@ -26,9 +26,13 @@ class FinishedFile:
     """sha256 of each tensor."""
 
 
+Windows = dict[str, dict[int, str]]
+"""File name -> number of a window -> sha256 of the file up to the window's end."""
+
+
 @dataclass
 class Done:
-    windows: dict[str, dict[int, str]] = field(default_factory=dict)
+    windows: Windows = field(default_factory=dict)
     files: dict[str, FinishedFile] = field(default_factory=dict)
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dsdeploy.checkpoint.direct import DirectFile, aligned_buffer
-from dsdeploy.checkpoint.journal import Done, FinishedFile, Journal
+from dsdeploy.checkpoint.journal import FinishedFile, Journal, Windows
 from dsdeploy.checkpoint.layout import Bytes, PlannedFile
 
 WINDOW = 16 << 20
@@ -118,7 +118,7 @@ class _Crew:
         self,
         files: Sequence[PlannedFile],
         folder: Path,
-        done: Done,
+        done: Windows,
         journal: Journal,
         advance: Advance,
     ) -> None:
@@ -137,7 +137,7 @@ class _Crew:
             file = own if own is not None and own.claimed < own.count else None
             if file is None and self._waiting:
                 plan = self._waiting.pop()
-                file = _OpenFile(plan, self._folder, self._done.windows.get(plan.name, {}))
+                file = _OpenFile(plan, self._folder, self._done.get(plan.name, {}))
                 self._open.append(file)
             if file is None:
                 rest = [one for one in self._open if one.claimed < one.count]
@@ -187,20 +187,16 @@ class _Crew:
 def write_files(
     files: Sequence[PlannedFile],
     folder: Path,
-    done: Done,
+    done: Windows,
     journal: Journal,
     workers: int,
     advance: Advance,
 ) -> None:
-    """Fill `files` in `folder`, those that `done` knows as finished left out.
+    """Fill `files` in `folder`; windows that are `done` are read back and verified instead.
 
     Raises the first error of any worker; everything the journal has noted stays.
     """
-    for plan in files:
-        if plan.name in done.files:
-            advance(plan.size, plan.name)
-    waiting = [plan for plan in files if plan.name not in done.files]
-    crew = _Crew(waiting, folder, done, journal, advance)
+    crew = _Crew(files, folder, done, journal, advance)
     threads = [threading.Thread(target=crew.work, daemon=True) for _ in range(workers)]
     for thread in threads:
         thread.start()

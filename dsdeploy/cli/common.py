@@ -34,14 +34,27 @@ def output_options(function: Callable[..., None]) -> Callable[..., None]:
             sys.exit(ExitCode.FAILED)
         except KeyboardInterrupt:
             sys.exit(ExitCode.INTERRUPTED)
-        except (DeployError, OSError) as error:
+        except click.ClickException:
+            raise
+        except Exception as error:
             if debug:
                 raise
-            shown = error if isinstance(error, DeployError) else _of_the_system(error)
+            shown = _as_deploy_error(error)
             out.error(shown)
             sys.exit(shown.exit_code)
 
     return wrapper
+
+
+def _as_deploy_error(error: Exception) -> DeployError:
+    if isinstance(error, DeployError):
+        return error
+    if isinstance(error, OSError):
+        return _of_the_system(error)
+    return DeployError(
+        f"This is a fault of dsdeploy: {type(error).__name__}: {error}.",
+        "Run it again with --debug and report what it prints.",
+    )
 
 
 def _of_the_system(error: OSError) -> DeployError:
