@@ -66,9 +66,17 @@ def audit(checkpoint: Checkpoint) -> list[Finding]:
     return sorted(findings, key=lambda finding: finding.severity != "error")
 
 
+def _shows_precision(checkpoint: Checkpoint) -> bool:
+    """Whether any weight that can be FP8 has been read; the files that hold them may be damaged."""
+    config, ranks = checkpoint.config, checkpoint.ranks
+    table = tensor_table(config) if ranks is None else rank_table(config, 0, 1)
+    stored = {entry.name for shard in checkpoint.shards for entry in shard.header.entries}
+    return any(spec.quantised and spec.name in stored for spec in table)
+
+
 def _precision(checkpoint: Checkpoint) -> Iterator[Finding]:
     announced = checkpoint.config.quantization is not None
-    if announced and not holds_fp8(checkpoint):
+    if announced and not holds_fp8(checkpoint) and _shows_precision(checkpoint):
         yield error(
             "config.json announces FP8 (quantization_config), but no weight is FP8: engines "
             "will look for scales that are not there",
@@ -84,9 +92,14 @@ def _precision(checkpoint: Checkpoint) -> Iterator[Finding]:
         )
 
 
+def _unreadable(checkpoint: Checkpoint) -> set[str | None]:
+    """Files whose header could not be read: a fault of a tensor leaves its file readable."""
+    return {fault.file for fault in checkpoint.faults if fault.tensor is None}
+
+
 def _missing(checkpoint: Checkpoint, table: list[TensorSpec]) -> Iterator[Finding]:
     """A missing shard is one finding, an unreadable one has its own; other tensors are one each."""
-    unreadable = {fault.file for fault in checkpoint.faults}
+    unreadable = _unreadable(checkpoint)
     on_disk = {shard.name for shard in checkpoint.shards} | unreadable
     weight_map = checkpoint.weight_map or {}
     absent = Counter(file for file in weight_map.values() if file not in on_disk)
@@ -128,8 +141,12 @@ def _wrong(table: Iterable[TensorSpec], tensors: Mapping[str, StoredTensor]) -> 
 def _rank_files(checkpoint: Checkpoint, ranks: int) -> Iterator[Finding]:
     """The per-rank files of the demo's layout against the table of each rank."""
     config = _config_as_stored(checkpoint)
+    if ranks == 0 or config.n_routed_experts % ranks:
+        message = f"{config.n_routed_experts} routed experts cannot be spread over {ranks} ranks"
+        yield error(message, fix="Take config.json and weights from the same conversion.")
+        return
     found = {shard.name: shard for shard in checkpoint.shards}
-    unreadable = {fault.file for fault in checkpoint.faults}
+    unreadable = _unreadable(checkpoint)
     fix = "Make the files again with `dsdeploy convert --layout demo`."
     for rank in range(ranks):
         file = rank_file_name(rank, ranks)

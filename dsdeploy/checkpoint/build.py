@@ -20,7 +20,13 @@ from dsdeploy.checkpoint.journal import Done, FinishedFile, Journal, PartLock, l
 from dsdeploy.checkpoint.layout import PlannedFile
 from dsdeploy.checkpoint.output import BuildPlan, Part, files_of_part
 from dsdeploy.checkpoint.reader import STAGING
-from dsdeploy.checkpoint.staging import begin, is_begun, is_complete, require_space
+from dsdeploy.checkpoint.staging import (
+    begin,
+    clear_remains,
+    is_begun,
+    is_complete,
+    require_space,
+)
 from dsdeploy.checkpoint.writer import WINDOW, Advance, write_files
 from dsdeploy.errors import DeployError, ExitCode, IntegrityError
 
@@ -46,8 +52,9 @@ def build(
     complete = Outcome(already_complete=True, committed=True)
     staging = target / STAGING
     if not overwrite and not is_begun(staging) and is_complete(plan, target):
+        clear_remains(staging)
         return complete
-    name = f"part-{part.index}-of-{part.count}"
+    name = f".part-{part.index}-of-{part.count}"
     try:
         if not begin(plan, target, part, overwrite):
             return complete
@@ -81,7 +88,7 @@ def _fill(
 
 
 def _load(staging: Path) -> Done:
-    return load_journals(sorted(staging.glob("*.journal")))
+    return load_journals(sorted(staging.glob(".part-*.journal")))
 
 
 def _is_finished(file: PlannedFile, done: Done, staging: Path) -> bool:

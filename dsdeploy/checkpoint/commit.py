@@ -1,6 +1,6 @@
 """The end of a build: everything renamed into its folder, the manifest last.
 
-What shall be renamed and removed is written down first (`commit.json`), so that a commit that was
+What shall be renamed and removed is written down first (`.commit.json`), so that a commit that was
 killed goes on where it stopped.
 """
 
@@ -20,7 +20,7 @@ from dsdeploy.checkpoint.output import BuildPlan
 from dsdeploy.checkpoint.reader import STAGING
 from dsdeploy.checkpoint.staging import end, is_begun, locked
 
-COMMIT_ORDER = "commit.json"
+COMMIT_ORDER = ".commit.json"
 
 
 def commit(plan: BuildPlan, target: Path) -> bool:
@@ -35,7 +35,7 @@ def commit(plan: BuildPlan, target: Path) -> bool:
                 return (target / MANIFEST_NAME).exists()
             order = staging / COMMIT_ORDER
             if not order.exists():
-                done = load_journals(sorted(staging.glob("*.journal"))).files
+                done = load_journals(sorted(staging.glob(".part-*.journal"))).files
                 if any(file.name not in done for file in plan.files):
                     return False
                 _write_order(plan, target, staging, done)

@@ -43,6 +43,8 @@ class Scan:
     """Scales that are not positive and finite, of each tensor."""
     zeros: Counter[str] = field(default_factory=Counter)
     """Pages of zeros that begin in each tensor."""
+    cut: Bytes = field(default_factory=lambda: np.empty(0, np.uint8))
+    """The first bytes of an element whose others are in the next window."""
 
 
 def inspect_data(
@@ -98,9 +100,7 @@ def _scan_values(scan: Scan, entry: Entry, offset: int, piece: Bytes) -> None:
     if entry.dtype == "F8_E4M3":
         scan.nan[entry.name] += int(np.count_nonzero((piece & 0x7F) == 0x7F))
     elif entry.dtype in ("BF16", "F32"):
-        # A file whose data are not aligned may cut an element between two windows.
-        whole = piece[-offset % item :]
-        whole = whole[: len(whole) // item * item]
+        whole = _whole_elements(scan, offset % item, piece, item)
         if entry.dtype == "BF16":
             bits = np.frombuffer(whole, "<u2")
             scan.nan[entry.name] += int(np.count_nonzero((bits & 0x7F80) == 0x7F80))
@@ -111,6 +111,15 @@ def _scan_values(scan: Scan, entry: Entry, offset: int, piece: Bytes) -> None:
                 scan.scales[entry.name] += int(np.count_nonzero(~(finite & (values > 0))))
             else:
                 scan.nan[entry.name] += int(np.count_nonzero(~finite))
+
+
+def _whole_elements(scan: Scan, missing: int, piece: Bytes, item: int) -> Bytes:
+    """The elements that end in `piece`, whose first `missing` bytes were in the window before it:
+    in a file whose data are not aligned, windows cut elements."""
+    joined = np.concatenate([scan.cut, piece]) if missing else piece
+    usable = len(joined) // item * item
+    scan.cut = joined[usable:].copy()
+    return joined[:usable]
 
 
 def _findings(scan: Scan) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import mmap
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -34,6 +35,7 @@ class DirectReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._changing = threading.Lock()
         flags = self._flags | os.O_CLOEXEC
         try:
             self._descriptor = os.open(path, flags | _DIRECT, 0o666)
@@ -50,10 +52,11 @@ class DirectReader:
         done, padded = 0, -(-length // PAGE) * PAGE
         while done < length:
             view = buffer.data[done:padded]
+            direct = self._direct
             try:
                 count = os.preadv(self._descriptor, [view], start + done)
             except OSError as error:
-                self._through_the_cache_or_raise(error)
+                self._through_the_cache_or_raise(error, direct)
                 continue
             if count == 0:
                 return False
@@ -63,15 +66,18 @@ class DirectReader:
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def _through_the_cache_or_raise(self, error: OSError) -> None:
+    def _through_the_cache_or_raise(self, error: OSError, was_direct: bool) -> None:
         """Some file systems open with O_DIRECT, then refuse to read or write so."""
-        if error.errno != errno.EINVAL or not self._direct:
+        if error.errno != errno.EINVAL or not was_direct:
             raise error
-        # The old descriptor is replaced in place, so that other threads' calls go on.
-        plain = os.open(self.path, self._flags & ~os.O_CREAT | os.O_CLOEXEC)
-        os.dup2(plain, self._descriptor, inheritable=False)
-        os.close(plain)
-        self._direct = False
+        with self._changing:
+            if not self._direct:  # another thread has met the same refusal
+                return
+            # The old descriptor is replaced in place, so that other threads' calls go on.
+            plain = os.open(self.path, self._flags & ~os.O_CREAT | os.O_CLOEXEC)
+            os.dup2(plain, self._descriptor, inheritable=False)
+            os.close(plain)
+            self._direct = False
 
 
 class DirectFile(DirectReader):
@@ -94,10 +100,11 @@ class DirectFile(DirectReader):
         buffer[length:padded] = 0
         view = buffer.data[:padded]
         while view:
+            direct = self._direct
             try:
                 count = os.pwrite(self._descriptor, view, start)
             except OSError as error:
-                self._through_the_cache_or_raise(error)
+                self._through_the_cache_or_raise(error, direct)
                 continue
             view = view[count:]
             start += count
@@ -147,7 +154,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_durably(path: Path, content: bytes) -> None:
     """Write beside, sync, rename: the file is there whole or not at all."""
-    beside = path.with_name(path.name + ".new")
+    beside = path.with_name(f".{path.name}.new")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
         view = memoryview(content)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dsdeploy.checkpoint.safetensors import check_tensor_name
 from dsdeploy.errors import IntegrityError
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -20,6 +21,7 @@ def parse_index(text: str, where: str) -> tuple[dict[str, str], int | None]:
     if not isinstance(weight_map, dict):
         raise IntegrityError(f"{where} has no weight_map.", _AGAIN)
     for tensor, file in weight_map.items():
+        check_tensor_name(tensor, where)
         check_file_name(file, f"{where}, {tensor}")
     metadata = value.get("metadata", {})
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
@@ -46,7 +48,9 @@ def check_file_name(name: Any, where: str) -> None:
     """A plain `*.safetensors` file of the same folder, or IntegrityError."""
     if not isinstance(name, str):
         raise IntegrityError(f"{where}: the file's name is {name!r}, not text.", _AGAIN)
-    if "/" in name or "\\" in name or name.startswith(".") or "\0" in name:
+    if not name.isprintable():
+        raise IntegrityError(f"{where}: {name!r} is not a file's name.", _AGAIN)
+    if "/" in name or "\\" in name or name.startswith("."):
         raise IntegrityError(f"{where}: {name!r} leads out of the checkpoint's folder.", _AGAIN)
     if name.endswith((".bin", ".pt", ".pth", ".ckpt")):
         raise IntegrityError(

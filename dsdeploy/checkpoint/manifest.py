@@ -38,14 +38,21 @@ def render_manifest(manifest: Manifest) -> str:
 def parse_manifest(text: str, where: str) -> Manifest:
     try:
         value = json.loads(text)
-        files = {name: FileRecord(**record) for name, record in value["files"].items()}
+        files = {_plain(name): FileRecord(**record) for name, record in value["files"].items()}
         tensors = {file: dict(names) for file, names in value["tensors"].items()}
         options, source = dict(value["options"]), dict(value["source"])
         return Manifest(str(value["version"]), options, source, files, tensors)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise IntegrityError(
             f"{where} is damaged: {error!r}.", "Convert again with --overwrite."
         ) from None
+
+
+def _plain(name: str) -> str:
+    """A manifest that came with a download must not make us read other files of this machine."""
+    if "/" in name or name in ("", ".", ".."):
+        raise ValueError(f"{name!r} leads out of the folder")
+    return name
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -37,6 +37,12 @@ class BuildPlan:
     def nbytes(self) -> int:
         return sum(file.size for file in self.files)
 
+    @property
+    def companion_hashes(self) -> dict[str, str]:
+        return {
+            name: hashlib.sha256(content).hexdigest() for name, content in self.companions.items()
+        }
+
     def fingerprint(self, parts: int) -> str:
         """What two calls must share to work on one output, in `parts` parts."""
         identity = [
@@ -46,10 +52,7 @@ class BuildPlan:
             dict(self.options),
             dict(self.source),
             dict(self.stamps),
-            {
-                name: hashlib.sha256(content).hexdigest()
-                for name, content in self.companions.items()
-            },
+            self.companion_hashes,
             [
                 [file.name, file.size, hashlib.sha256(file.header).hexdigest()]
                 for file in self.files

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from dsdeploy.checkpoint.tokenizer import BEGIN, END, SPECIAL
 from dsdeploy.errors import IntegrityError, UsageError
 from dsdeploy.model.config import parse_config
 from dsdeploy.resources import read_known_config
@@ -17,6 +18,7 @@ def synthetic_config(
 ) -> dict[str, Any]:
     """`settings` are FIELD=VALUE, the value as JSON or plain text."""
     raw: dict[str, Any] = json.loads(read_known_config(preset))
+    raw |= {"bos_token_id": SPECIAL.index(BEGIN), "eos_token_id": SPECIAL.index(END)}
     for setting in settings:
         field, value = _parse_setting(setting, raw)
         raw[field] = value
@@ -24,7 +26,9 @@ def synthetic_config(
             raw["num_key_value_heads"] = value
     if precision == "bf16":
         raw.pop("quantization_config", None)
-    elif scale_format is not None:
+    if scale_format is not None:
+        if not isinstance(raw.get("quantization_config"), dict):
+            raise UsageError("--scale-fmt belongs to FP8 weights.", "Use --precision fp8.")
         raw["quantization_config"]["scale_fmt"] = scale_format
     try:
         parse_config(raw, "the synthetic config.json")
@@ -44,5 +48,5 @@ def _parse_setting(setting: str, raw: dict[str, Any]) -> tuple[str, Any]:
         raise UsageError(f"--set {setting}: config.json has no field {field}.", hint)
     try:
         return field, json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return field, text

@@ -163,6 +163,9 @@ def _demo_ranks(weights: list[str]) -> int | None:
 def _read_index(folder: Path, faults: list[Finding]) -> tuple[Mapping[str, str] | None, int | None]:
     path = folder / INDEX_NAME
     if not path.exists():
+        if path.is_symlink():
+            what = f"{path} is a link to a file that is not there"
+            faults.append(error(what, file=INDEX_NAME, fix=DOWNLOAD_AGAIN))
         return None, None
     try:
         return parse_index(read_text(path), str(path))
@@ -176,6 +179,9 @@ def _shard_or_fault(path: Path) -> Shard | Finding:
         return read_shard(path)
     except IntegrityError as fault:
         return error(fault.message.rstrip("."), file=path.name, fix=fault.hint)
+    except OSError as fault:
+        fix = "See to the disk or the permissions."
+        return error(f"{path} cannot be read: {fault.strerror}", file=path.name, fix=fix)
 
 
 def read_shard(path: Path) -> Shard:

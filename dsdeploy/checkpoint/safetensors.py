@@ -28,7 +28,8 @@ BITS = {
 """Bits of one element of each dtype of the format."""
 
 _AGAIN = "Download this file again."
-_MAX_DIMENSION = 2**63
+_MAX_SIZE = 2**63
+_MAX_DIMENSIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,16 @@ def header_length(first_bytes: bytes, file_size: int, where: str) -> int:
         raise IntegrityError(
             f"{where} is {file_size} bytes long, too short to be a safetensors file.", _AGAIN
         )
-    _refuse_other_formats(first_bytes, where)
     length = int.from_bytes(first_bytes[:8], "little")
     if length > MAX_HEADER_BYTES:
+        # Only here: 640 as a length has the first bytes of a pickle, 15392 those of HTML.
+        _refuse_other_formats(first_bytes, where)
         raise IntegrityError(
             f"{where} is not a safetensors file: its header would be {length} bytes long.", _AGAIN
+        )
+    if length == 0:
+        raise IntegrityError(
+            f"{where} begins with zeros: the mark of a download that was cut off.", _AGAIN
         )
     if length < 2:
         raise IntegrityError(f"{where} has an empty header of {length} bytes.", _AGAIN)
@@ -95,10 +101,6 @@ def _refuse_other_formats(first_bytes: bytes, where: str) -> None:
         raise IntegrityError(
             f"{where} is a pickle, which can run code when it is loaded, not a safetensors file.",
             "Use the repository's safetensors files.",
-        )
-    if first_bytes[:8] == bytes(8):
-        raise IntegrityError(
-            f"{where} begins with zeros: the mark of a download that was cut off.", _AGAIN
         )
 
 
@@ -154,11 +156,13 @@ def _entry(name: str, value: Any, data_start: int, where: str) -> Entry:
         )
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise IntegrityError(f"{where}: {name} has the unknown dtype {dtype!r}.", _AGAIN)
-    if not isinstance(shape, list) or not all(_is_size(size) for size in shape):
-        raise IntegrityError(f"{where}: {name} has the impossible shape {shape!r}.", _AGAIN)
+        raise IntegrityError(f"{where}: {name} has the unknown dtype {dtype!r:.80}.", _AGAIN)
+    if not _is_shape(shape):
+        raise IntegrityError(f"{where}: {name} has the impossible shape {shape!r:.80}.", _AGAIN)
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
-        raise IntegrityError(f"{where}: {name} has impossible data_offsets {offsets!r}.", _AGAIN)
+        raise IntegrityError(
+            f"{where}: {name} has impossible data_offsets {offsets!r:.80}.", _AGAIN
+        )
     start, stop = offsets
     if stop < start:
         raise IntegrityError(f"{where}: {name} ends before it begins ({start} to {stop}).", _AGAIN)
@@ -173,7 +177,16 @@ def _entry(name: str, value: Any, data_start: int, where: str) -> Entry:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_DIMENSION
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_SIZE
+
+
+def _is_shape(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= _MAX_DIMENSIONS
+        and all(map(_is_size, value))
+        and prod(value) < _MAX_SIZE
+    )
 
 
 def check_tensor_name(name: str, where: str) -> None:

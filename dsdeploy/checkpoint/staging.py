@@ -1,7 +1,8 @@
 """The folder in which an output is made: begun, gone on with, refused or cleared.
 
-`plan.json` in it says which output it is for. A staging folder without one is what a killed start
-or a killed clean-up has left, and holds nothing of value.
+`.plan.json` in it says which output it is for. A staging folder without one is what a killed start
+or a killed clean-up has left, and holds nothing of value. Its own files begin with a dot, which no
+file of an output does.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from dsdeploy.checkpoint.reader import STAGING
 from dsdeploy.errors import DiskError, UsageError
 from dsdeploy.units import format_bytes
 
-_PLAN = "plan.json"
-_LOCK = "lock"
+_PLAN = ".plan.json"
+_LOCK = ".lock"
 
 
 def is_begun(staging: Path) -> bool:
@@ -33,13 +34,15 @@ def is_begun(staging: Path) -> bool:
 
 
 def is_complete(plan: BuildPlan, target: Path) -> bool:
-    """Whether `target` holds this very output: same source, options and files, none of the source
-    newer than the manifest."""
+    """Whether `target` holds this very output: same source, options and companions, none of the
+    source's weights newer than the manifest."""
     manifest = read_manifest(target) if target.is_dir() else None
     if manifest is None:
         return False
     written = (target / MANIFEST_NAME).stat().st_mtime_ns
+    hashes = {name: record.sha256 for name, record in manifest.files.items()}
     same = (manifest.options, manifest.source) == (dict(plan.options), dict(plan.source))
+    same = same and hashes.items() >= plan.companion_hashes.items()
     unchanged = all(stamp <= written for stamp in plan.stamps.values())
     return (
         same
@@ -86,6 +89,15 @@ def end(staging: Path) -> None:
     shutil.rmtree(staging, ignore_errors=True)
 
 
+def clear_remains(staging: Path) -> None:
+    """A kill after the commit can leave the staging folder behind, which does no harm: so an error
+    in removing it is none of the caller's."""
+    if staging.exists():
+        with suppress(OSError), locked(staging):
+            if not is_begun(staging):
+                end(staging)
+
+
 def _holds_files(target: Path) -> bool:
     return target.is_dir() and any(path.name != STAGING for path in target.iterdir())
 
@@ -102,7 +114,7 @@ def _begun_otherwise(target: Path, known: Mapping[str, Any], part: Part) -> Usag
 
 def _clear(staging: Path) -> None:
     """Raises DeployError when another process is at work in it."""
-    for path in staging.glob("*.lock"):
+    for path in staging.glob(".part-*.lock"):
         PartLock(path).close()
     for path in staging.iterdir():
         if path.name != _LOCK:

@@ -41,7 +41,7 @@ def _output_config(checkpoint: Checkpoint, fp8: bool, with_mtp: bool) -> dict[st
     if not fp8:
         # Engines that find it in a BF16 checkpoint look for scales that are not there.
         raw.pop("quantization_config", None)
-    elif "quantization_config" not in raw:
+    elif raw.get("quantization_config") is None:
         raw["quantization_config"] = {
             "activation_scheme": "dynamic",
             "fmt": "e4m3",
@@ -64,6 +64,6 @@ def _carried_over(checkpoint: Checkpoint) -> dict[str, bytes]:
                 f"{path} is a link to a file that is not there.",
                 "Download this file again, or remove the link.",
             )
-        if path.stat().st_size <= _LARGEST:
+        if path.is_file() and path.stat().st_size <= _LARGEST:
             files[name] = path.read_bytes()
     return files

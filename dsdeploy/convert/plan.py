@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from dsdeploy.checkpoint.audit import audit, expected_table, extra_tensors, holds_fp8
-from dsdeploy.checkpoint.layout import PlannedFile, PlannedTensor, hub_layout, reference_file
+from dsdeploy.checkpoint.layout import PAGE, PlannedFile, PlannedTensor, hub_layout, reference_file
 from dsdeploy.checkpoint.manifest import MANIFEST_NAME
 from dsdeploy.checkpoint.output import BuildPlan
-from dsdeploy.checkpoint.reader import Checkpoint, StoredTensor
+from dsdeploy.checkpoint.reader import Checkpoint, Shard, StoredTensor, read_range
 from dsdeploy.checkpoint.safetensors import BITS
 from dsdeploy.convert.companions import companions
 from dsdeploy.convert.ranks import require_ranks_fit
@@ -134,10 +136,15 @@ def _slab(checkpoint: Checkpoint, spec: TensorSpec, rank: int, ranks: int) -> Sl
 
 def _specs_of(extras: list[StoredTensor]) -> list[TensorSpec]:
     """Tensors that the table does not know go through as they are, or are cast like the others.
-    The widest elements come first: so all of them lie at multiples of their size."""
+    The widest elements come first, and of the narrow ones those that become BF16: so all of them
+    lie at multiples of their size."""
     quantised = {tensor.name for tensor in extras if tensor.dtype == "F8_E4M3"}
     specs = []
-    for tensor in sorted(extras, key=lambda tensor: (-BITS[tensor.dtype], tensor.name)):
+
+    def place(tensor: StoredTensor) -> tuple[int, bool, str]:
+        return -BITS[tensor.dtype], tensor.dtype != "F8_E4M3", tensor.name
+
+    for tensor in sorted(extras, key=place):
         is_scale = tensor.name.removesuffix(SCALE_SUFFIX) in quantised - {tensor.name}
         kind = "scale" if is_scale else "weight"
         specs.append(TensorSpec(tensor.name, tensor.shape, tensor.dtype, "unknown", kind))
@@ -169,12 +176,16 @@ def _demo_files(
 
 
 def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the source was, for the manifest: headers always, contents where its own manifest
-    tells them."""
+    """What the source was, for the manifest: headers and last pages always, contents where its own
+    manifest tells them."""
     identity: dict[str, Any] = {
         "variant": checkpoint.config.variant,
         "shards": {
-            shard.name: {"size": shard.size, "header_sha256": shard.header_sha256}
+            shard.name: {
+                "size": shard.size,
+                "header_sha256": shard.header_sha256,
+                "tail_sha256": _tail_hash(shard),
+            }
             for shard in checkpoint.shards
         },
     }
@@ -182,3 +193,10 @@ def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
     if manifest.exists():
         identity["manifest_sha256"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
     return identity
+
+
+def _tail_hash(shard: Shard) -> str:
+    """Of the last page: two trainings of one architecture have the same headers."""
+    tail = np.empty(min(PAGE, shard.size), np.uint8)
+    read_range(shard, tail, shard.size - len(tail))
+    return hashlib.sha256(tail.data).hexdigest()

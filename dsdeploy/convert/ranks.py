@@ -22,7 +22,7 @@ def why_not(config: ModelConfig, ranks: int, fp8: bool) -> str | None:
         if size % ranks:
             return f"{spec.role} has {size} rows or columns, which {ranks} ranks do not divide"
         quantised = fp8 and spec.role not in ("embed_tokens", "lm_head", "shared_head.head")
-        if quantised and size // ranks % BLOCK:
+        if quantised and ranks > 1 and size // ranks % BLOCK:
             return (
                 f"a rank's part of {spec.role} ({size} / {ranks} = {size // ranks}) would cut "
                 f"through the {BLOCK}-wide blocks that share an FP8 scale"

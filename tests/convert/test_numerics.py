@@ -51,6 +51,35 @@ def test_every_code_at_any_scale(bits):
     assert same_values(ours, dequantise_with_torch(codes, scales))
 
 
+def e4m3_values():
+    """The 256 values from the format's definition: 1 sign, 4 exponent (bias 7), 3 mantissa bits."""
+    sign = np.where(ALL_CODES & 0x80, -1.0, 1.0)
+    exponent, mantissa = (ALL_CODES >> 3 & 0xF).astype(int), (ALL_CODES & 7) / 8
+    values = np.where(exponent == 0, mantissa * 2.0**-6, (1 + mantissa) * 2.0 ** (exponent - 7))
+    return np.where((ALL_CODES & 0x7F) == 0x7F, np.nan, sign * values)
+
+
+def nearest_even_bf16(values):
+    """f32 -> the bits of the nearer of the two BF16 neighbours, the even one when they tie."""
+    low = values.view(np.uint32) >> 16
+    rest = values.view(np.uint32) & 0xFFFF
+    up = (rest > 0x8000) | ((rest == 0x8000) & (low & 1 == 1))
+    return np.where(np.isnan(values), 0x7FC0, low + up).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    "scale", [*ADVERSARIAL, 2.0**-126, 2.0**119, 1.00390625, 1.01171875, 3.4e38, 1.1754942e-38]
+)
+def test_every_code_as_float64_knows_it(scale):
+    """4 bits times 24 are exact in float64; so only the two roundings of the rule are left."""
+    scales = np.full((1, 1), scale, np.float32)
+    ours = np.empty((2, 128), np.uint16)
+    dequantise(ALL_CODES.reshape(2, 128), scales, ours)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = (e4m3_values() * np.float64(scales[0, 0])).astype(np.float32)
+    assert same_values(ours.reshape(-1), nearest_even_bf16(product))
+
+
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**31))
 def test_partial_blocks_take_their_own_scale(rows, columns, seed):
     generator = np.random.default_rng(seed)
