@@ -302,7 +302,7 @@ def _baseline(bench: Bench, source: Path, what: str, *numbers: str, keep: bool =
 
 # All parts share a target, so the first asks for the space of all; here there is only one.
 _PART = """
-from dsdeploy.checkpoint import staging
+from dsdeploy.building import staging
 from dsdeploy.cli.main import main
 staging.require_space = lambda *_: None
 main()

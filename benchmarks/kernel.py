@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from baselines import dequantise as torch_dequantise
 
+from dsdeploy.building.writer import WINDOW
 from dsdeploy.checkpoint.direct import aligned_buffer
-from dsdeploy.checkpoint.presets import synthetic_config
-from dsdeploy.checkpoint.synth import synthetic_tensors
-from dsdeploy.checkpoint.writer import WINDOW
 from dsdeploy.convert.numerics import Bf16Bits, block_row_scales, dequantise, quantise_block_row
 from dsdeploy.convert.recipes import _CHUNK, rectangles
 from dsdeploy.model.config import BLOCK, parse_config
+from dsdeploy.synth.presets import synthetic_config
+from dsdeploy.synth.tensors import synthetic_tensors
 
 ROWS, COLUMNS = 2048, 7168
 NAME = "model.layers.1.mlp.experts.0.gate_proj.weight"

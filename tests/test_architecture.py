@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "dsdeploy").rglob("*.py"))
 
 # Each folder may import those after it; shared leaves are errors, units, output and resources.
-ORDER = ["cli", "deploy", "runner", "convert", "planning", "hardware", "checkpoint", "model"]
+ORDER = ["cli", "deploy", "runner", "convert", "synth", "building", "planning", "hardware"]
+ORDER += ["checkpoint", "model"]
 LEAVES = {"errors", "units", "output", "resources"}
 
 

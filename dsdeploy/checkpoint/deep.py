@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dsdeploy.checkpoint.direct import read_windows
+from dsdeploy.checkpoint.direct import PAGE, Bytes, read_windows
 from dsdeploy.checkpoint.findings import DOWNLOAD_AGAIN, Finding, error, note
-from dsdeploy.checkpoint.layout import PAGE, Bytes
 from dsdeploy.checkpoint.manifest import Manifest
 from dsdeploy.checkpoint.reader import Checkpoint, Shard, StoredTensor
 from dsdeploy.checkpoint.safetensors import BITS, Entry

@@ -17,8 +17,11 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dsdeploy.checkpoint.layout import PAGE, Bytes
+PAGE = 4096
+
+Bytes = NDArray[np.uint8]
 
 _DIRECT = getattr(os, "O_DIRECT", 0)
 

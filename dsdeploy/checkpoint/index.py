@@ -20,9 +20,12 @@ def parse_index(text: str, where: str) -> tuple[dict[str, str], int | None]:
     weight_map = value.get("weight_map")
     if not isinstance(weight_map, dict):
         raise IntegrityError(f"{where} has no weight_map.", _AGAIN)
+    checked: set[str] = set()
     for tensor, file in weight_map.items():
         check_tensor_name(tensor, where)
-        check_file_name(file, f"{where}, {tensor}")
+        if not isinstance(file, str) or file not in checked:
+            check_file_name(file, f"{where}, {tensor}")
+            checked.add(file)
     metadata = value.get("metadata", {})
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     return weight_map, total if isinstance(total, int) and not isinstance(total, bool) else None

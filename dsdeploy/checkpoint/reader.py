@@ -16,16 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from dsdeploy.checkpoint.direct import Bytes
 from dsdeploy.checkpoint.findings import DOWNLOAD_AGAIN, Finding, error
 from dsdeploy.checkpoint.index import INDEX_NAME, parse_index, read_text
 from dsdeploy.checkpoint.safetensors import Entry, Header, header_length, parse_header
 from dsdeploy.errors import DiskError, IntegrityError, UsageError
 from dsdeploy.model.config import ModelConfig, parse_config, parse_json_object
-
-Bytes = NDArray[np.uint8]
 
 STAGING = ".dsdeploy"
 """Where an output is made before it is renamed into its folder."""

@@ -17,6 +17,19 @@ from dsdeploy.output import Output
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
+def _default_workers() -> int:
+    """Two a core: one computes while the other waits for the disk."""
+    return min(32, 2 * (os.cpu_count() or 1))
+
+
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=_default_workers,
+    help="Threads; default: two a core, at most 32.",
+)
+
+
 def output_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add --json, --quiet and --debug; call `function(out, ...)`; end with the right exit code."""
 

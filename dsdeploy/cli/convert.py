@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
-from dsdeploy.cli.common import output_options
+from dsdeploy.cli.common import output_options, workers_option
 from dsdeploy.errors import UsageError
 from dsdeploy.output import Output
 from dsdeploy.units import format_bytes, parse_bytes
@@ -21,7 +20,7 @@ from dsdeploy.units import format_bytes, parse_bytes
 @click.option("--max-shard-size", default="5GB", show_default=True, help="Of the hf layout.")
 @click.option("--ranks", type=int, help="Files of the demo layout, one a rank.")
 @click.option("--drop-mtp", is_flag=True, help="Leave the multi-token prediction layer out.")
-@click.option("--workers", type=click.IntRange(1, 256), help="Threads; default: a core each.")
+@workers_option
 @click.option("--part", default="1/1", show_default=True, help="i/n: this machine's share; auto.")
 @click.option("--dry-run", is_flag=True, help="Show the plan; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in TARGET.")
@@ -36,7 +35,7 @@ def command(
     max_shard_size: str,
     ranks: int | None,
     drop_mtp: bool,
-    workers: int | None,
+    workers: int,
     part: str,
     dry_run: bool,
     overwrite: bool,
@@ -47,7 +46,7 @@ def command(
     Casts FP8 to BF16 (or BF16 to FP8), rearranges shards, or writes the per-rank files of
     DeepSeek's inference demo. Killed at any moment, the same command goes on.
     """
-    from dsdeploy.checkpoint.build import build, interrupted
+    from dsdeploy.building.build import build, interrupted
     from dsdeploy.checkpoint.reader import open_checkpoint
     from dsdeploy.cli.parts import parse_part
     from dsdeploy.cli.plan_table import show_plan
@@ -67,7 +66,7 @@ def command(
             plan,
             target,
             part=share,
-            workers=workers or os.cpu_count() or 1,
+            workers=workers,
             overwrite=overwrite,
             check=not no_check,
             progress=out.progress,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dsdeploy.cli.common import output_options
+from dsdeploy.cli.common import output_options, workers_option
 from dsdeploy.errors import ExitCode
 from dsdeploy.output import Output
 from dsdeploy.units import format_bytes, format_count
@@ -25,9 +24,9 @@ _SHOWN = 25
 @click.command("inspect")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--deep", is_flag=True, help="Read the data as well: values, zeros, hashes.")
-@click.option("--workers", type=click.IntRange(1, 256), help="Threads; default: a core each.")
+@workers_option
 @output_options
-def command(out: Output, checkpoint: Path, deep: bool, workers: int | None) -> None:
+def command(out: Output, checkpoint: Path, deep: bool, workers: int) -> None:
     """Say what CHECKPOINT is, and whether it is whole.
 
     Exit code 4 when something is wrong with it. --deep compares with MANIFEST.json as well,
@@ -46,9 +45,7 @@ def command(out: Output, checkpoint: Path, deep: bool, workers: int | None) -> N
     hashes: dict[str, str] = {}
     if deep:
         with out.progress("read", summary.file_bytes) as bar:
-            hashes, more = inspect_data(
-                opened, read_manifest(checkpoint), workers or os.cpu_count() or 1, bar.advance
-            )
+            hashes, more = inspect_data(opened, read_manifest(checkpoint), workers, bar.advance)
         findings = sorted([*findings, *more], key=lambda finding: finding.severity != "error")
         rows = [(name, digest) for name, digest in hashes.items()]
         out.table("sha256", ["file", "sha256"], rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from dsdeploy.checkpoint.output import Part
+from dsdeploy.building.output import Part
 from dsdeploy.errors import UsageError
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dsdeploy.checkpoint.output import BuildPlan
-from dsdeploy.checkpoint.staging import free_bytes
+from dsdeploy.building.output import BuildPlan
+from dsdeploy.building.staging import free_bytes
 from dsdeploy.output import Output
 from dsdeploy.units import format_bytes, format_seconds
 

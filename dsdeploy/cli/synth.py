@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
-from dsdeploy.cli.common import output_options
+from dsdeploy.cli.common import output_options, workers_option
 from dsdeploy.output import Output
 from dsdeploy.units import format_bytes, parse_bytes
 
@@ -27,7 +26,7 @@ from dsdeploy.units import format_bytes, parse_bytes
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--shard-size", help="Default: a quarter of the whole, at most 4.3GB.")
 @click.option("--hollow", is_flag=True, help="True headers, holes for data: to rehearse plans.")
-@click.option("--workers", type=click.IntRange(1, 256), help="Threads; default: a core each.")
+@workers_option
 @click.option("--dry-run", is_flag=True, help="Show the plan; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace what is in TARGET.")
 @output_options
@@ -41,7 +40,7 @@ def command(
     seed: int,
     shard_size: str | None,
     hollow: bool,
-    workers: int | None,
+    workers: int,
     dry_run: bool,
     overwrite: bool,
 ) -> None:
@@ -49,11 +48,11 @@ def command(
 
     The weights are such that the model computes finite, varied logits.
     """
-    from dsdeploy.checkpoint.build import build, interrupted
-    from dsdeploy.checkpoint.output import Part
-    from dsdeploy.checkpoint.presets import synthetic_config
-    from dsdeploy.checkpoint.synth_plan import plan_synthetic, write_hollow
+    from dsdeploy.building.build import build, interrupted
+    from dsdeploy.building.output import Part
     from dsdeploy.cli.plan_table import show_plan
+    from dsdeploy.synth.plan import plan_synthetic, write_hollow
+    from dsdeploy.synth.presets import synthetic_config
 
     raw = synthetic_config(preset, settings, precision, scale_fmt)
     plan = plan_synthetic(raw, preset, seed, parse_bytes(shard_size) if shard_size else None)
@@ -68,7 +67,7 @@ def command(
                 plan,
                 target,
                 part=Part(),
-                workers=workers or os.cpu_count() or 1,
+                workers=workers,
                 overwrite=overwrite,
                 check=False,
                 progress=out.progress,

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from dsdeploy.building.layout import PlannedFile, PlannedTensor, hub_layout, reference_file
+from dsdeploy.building.output import BuildPlan
 from dsdeploy.checkpoint.audit import audit, expected_table, extra_tensors, holds_fp8
-from dsdeploy.checkpoint.layout import PAGE, PlannedFile, PlannedTensor, hub_layout, reference_file
+from dsdeploy.checkpoint.direct import PAGE
 from dsdeploy.checkpoint.manifest import MANIFEST_NAME
-from dsdeploy.checkpoint.output import BuildPlan
 from dsdeploy.checkpoint.reader import Checkpoint, Shard, StoredTensor, read_range
 from dsdeploy.checkpoint.safetensors import BITS
 from dsdeploy.convert.companions import companions

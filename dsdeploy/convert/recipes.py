@@ -14,7 +14,7 @@ from math import prod
 
 import numpy as np
 
-from dsdeploy.checkpoint.layout import Bytes
+from dsdeploy.checkpoint.direct import Bytes
 from dsdeploy.checkpoint.reader import StoredTensor
 from dsdeploy.checkpoint.safetensors import tensor_nbytes
 from dsdeploy.convert import numerics

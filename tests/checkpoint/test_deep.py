@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dsdeploy.checkpoint.audit import audit
 from dsdeploy.checkpoint.deep import inspect_data, scan_shard
-from dsdeploy.checkpoint.layout import PAGE
+from dsdeploy.checkpoint.direct import PAGE
 from dsdeploy.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from dsdeploy.checkpoint.reader import open_checkpoint, read_shard
 from dsdeploy.checkpoint.safetensors import build_header

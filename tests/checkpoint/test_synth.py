@@ -15,12 +15,12 @@ from transformers import AutoTokenizer
 
 from dsdeploy.checkpoint.audit import audit
 from dsdeploy.checkpoint.manifest import read_manifest
-from dsdeploy.checkpoint.presets import synthetic_config
 from dsdeploy.checkpoint.reader import open_checkpoint
 from dsdeploy.checkpoint.summary import summarise
-from dsdeploy.checkpoint.synth import synthetic_tensors
-from dsdeploy.checkpoint.tokenizer import BEGIN, END, SPECIAL
 from dsdeploy.model.config import parse_config
+from dsdeploy.synth.presets import synthetic_config
+from dsdeploy.synth.tensors import synthetic_tensors
+from dsdeploy.synth.tokenizer import BEGIN, END, SPECIAL
 
 
 def tensors_of(*, seed=0, scale_format=None):

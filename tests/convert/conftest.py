@@ -3,7 +3,7 @@
 import pytest
 from click.testing import CliRunner
 
-from dsdeploy.checkpoint import build, output, writer
+from dsdeploy.building import build, output, writer
 from dsdeploy.cli.main import cli
 
 SMALL = {

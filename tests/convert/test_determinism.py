@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsdeploy.checkpoint.layout import PlannedFile
-from dsdeploy.checkpoint.output import Part, files_of_part
+from dsdeploy.building.layout import PlannedFile
+from dsdeploy.building.output import Part, files_of_part
 from dsdeploy.cli.parts import parse_part
 from dsdeploy.errors import UsageError
 

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
+from dsdeploy.building.layout import PlannedFile
 from dsdeploy.checkpoint.index import INDEX_NAME
-from dsdeploy.checkpoint.layout import PlannedFile
 from dsdeploy.checkpoint.reader import read_shard
 from dsdeploy.checkpoint.safetensors import build_header
 
@@ -311,7 +311,7 @@ def test_a_damaged_output_is_not_called_complete(fp8, convert, dsdeploy, tmp_pat
 
 SLOWED = """
 import sys, time
-from dsdeploy.checkpoint.layout import PlannedFile
+from dsdeploy.building.layout import PlannedFile
 from dsdeploy.cli.main import main
 fill = PlannedFile.fill
 PlannedFile.fill = lambda *arguments: (time.sleep(0.1), fill(*arguments))[1]

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from safetensors import safe_open
 
-from dsdeploy.checkpoint.layout import PlannedFile
+from dsdeploy.building.layout import PlannedFile
 
 CHANGING = (
     "write", "pwrite", "fsync", "ftruncate", "unlink", "rename", "replace", "mkdir", "rmdir",

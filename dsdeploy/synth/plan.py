@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dsdeploy.building.layout import PlannedFile, PlannedTensor, hub_layout, plan_file
+from dsdeploy.building.output import BuildPlan
+from dsdeploy.checkpoint.direct import PAGE
 from dsdeploy.checkpoint.index import INDEX_NAME, render_index
-from dsdeploy.checkpoint.layout import PAGE, PlannedFile, PlannedTensor, hub_layout, plan_file
-from dsdeploy.checkpoint.output import BuildPlan
-from dsdeploy.checkpoint.synth import synthetic_tensors
-from dsdeploy.checkpoint.tokenizer import generation_config, tokenizer_files
 from dsdeploy.errors import UsageError
 from dsdeploy.model.config import parse_config
 from dsdeploy.model.tensors import SCALE_SUFFIX
+from dsdeploy.synth.tensors import synthetic_tensors
+from dsdeploy.synth.tokenizer import generation_config, tokenizer_files
 
 _PUBLISHED_SHARD = 4_300_000_000
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dsdeploy import __version__
-from dsdeploy.checkpoint.layout import PlannedFile
-from dsdeploy.checkpoint.writer import WINDOW
+from dsdeploy.building.layout import PlannedFile
+from dsdeploy.building.writer import WINDOW
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dsdeploy.checkpoint.commit import COMMIT_ORDER, commit
-from dsdeploy.checkpoint.direct import read_windows
-from dsdeploy.checkpoint.journal import Done, FinishedFile, Journal, PartLock, load_journals
-from dsdeploy.checkpoint.layout import PlannedFile
-from dsdeploy.checkpoint.output import BuildPlan, Part, files_of_part
-from dsdeploy.checkpoint.reader import STAGING
-from dsdeploy.checkpoint.staging import (
+from dsdeploy.building.commit import COMMIT_ORDER, commit
+from dsdeploy.building.journal import Done, FinishedFile, Journal, PartLock, load_journals
+from dsdeploy.building.layout import PlannedFile
+from dsdeploy.building.output import BuildPlan, Part, files_of_part
+from dsdeploy.building.staging import (
     begin,
     clear_remains,
     is_begun,
     is_complete,
     require_space,
 )
-from dsdeploy.checkpoint.writer import WINDOW, Advance, write_files
+from dsdeploy.building.writer import WINDOW, Advance, write_files
+from dsdeploy.checkpoint.direct import read_windows
+from dsdeploy.checkpoint.reader import STAGING
 from dsdeploy.errors import DeployError, ExitCode, IntegrityError
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsdeploy.checkpoint.layout import Bytes, PlannedTensor
+from dsdeploy.building.layout import PlannedTensor
+from dsdeploy.checkpoint.direct import Bytes
 from dsdeploy.model.config import ModelConfig
 from dsdeploy.model.tensors import TensorSpec, is_mtp, tensor_table
 
@@ -43,7 +44,8 @@ class RandomTensor:
         while position < stop:
             high = min(stop, (position // step + 1) * step)
             first, last = position // item, -(-high // item)
-            values = table[_random_bits(self.key, first, last)].view(np.uint8)
+            bits = _random_bits(self.key, first, last)
+            values = np.take(table, bits, mode="clip").view(np.uint8)
             skip = position - first * item
             target[position - offset : high - offset] = values[skip : skip + high - position]
             position = high

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dsdeploy import __version__
+from dsdeploy.building.journal import FinishedFile, load_journals
+from dsdeploy.building.output import BuildPlan
+from dsdeploy.building.staging import end, is_begun, locked
 from dsdeploy.checkpoint.direct import sync_folder, write_durably
 from dsdeploy.checkpoint.index import INDEX_NAME, render_index
-from dsdeploy.checkpoint.journal import FinishedFile, load_journals
 from dsdeploy.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, render_manifest
-from dsdeploy.checkpoint.output import BuildPlan
 from dsdeploy.checkpoint.reader import STAGING
-from dsdeploy.checkpoint.staging import end, is_begun, locked
 
 COMMIT_ORDER = ".commit.json"
 
@@ -102,3 +102,4 @@ def _carry_out(target: Path, staging: Path, order: Mapping[str, list[str]]) -> N
                 sync_folder(target)
             (staging / name).rename(target / name)
     sync_folder(target)
+    sync_folder(target.absolute().parent)

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dsdeploy.checkpoint.direct import DirectFile, aligned_buffer
-from dsdeploy.checkpoint.journal import FinishedFile, Journal, Windows
-from dsdeploy.checkpoint.layout import Bytes, PlannedFile
+from dsdeploy.building.journal import FinishedFile, Journal, Windows
+from dsdeploy.building.layout import PlannedFile
+from dsdeploy.checkpoint.direct import Bytes, DirectFile, aligned_buffer
 
 WINDOW = 16 << 20
 

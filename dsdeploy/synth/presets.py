@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dsdeploy.checkpoint.tokenizer import BEGIN, END, SPECIAL
 from dsdeploy.errors import IntegrityError, UsageError
 from dsdeploy.model.config import parse_config
 from dsdeploy.resources import read_known_config
+from dsdeploy.synth.tokenizer import BEGIN, END, SPECIAL
 
 
 def synthetic_config(

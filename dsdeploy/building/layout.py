@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dsdeploy.checkpoint.direct import PAGE, Bytes
 from dsdeploy.checkpoint.safetensors import build_header, tensor_nbytes
 from dsdeploy.model.tensors import SCALE_SUFFIX
-
-PAGE = 4096
-
-Bytes = NDArray[np.uint8]
 
 
 class Recipe(Protocol):

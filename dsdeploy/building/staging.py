@@ -16,11 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dsdeploy.building.journal import PartLock
+from dsdeploy.building.layout import PlannedFile
+from dsdeploy.building.output import BuildPlan, Part
 from dsdeploy.checkpoint.direct import write_durably
-from dsdeploy.checkpoint.journal import PartLock
-from dsdeploy.checkpoint.layout import PlannedFile
 from dsdeploy.checkpoint.manifest import MANIFEST_NAME, read_manifest
-from dsdeploy.checkpoint.output import BuildPlan, Part
 from dsdeploy.checkpoint.reader import STAGING
 from dsdeploy.errors import DiskError, UsageError
 from dsdeploy.units import format_bytes

@@ -1,0 +1,1 @@
+"""A planned checkpoint to files on disk, whole or not at all."""

@@ -1,0 +1,1 @@
+"""Random checkpoints of the architecture, for demos, tests and rehearsals."""
