@@ -1,8 +1,7 @@
 """The two algorithms of DeepSeek's inference demo in plain torch on the CPU, each a process.
 
 Written anew from a description of what fp8_cast_bf16.py and convert.py do; both bring their
-files to the disk at the end, as dsdeploy does. Prints the seconds of the work as JSON; the time
-to import torch is left out, to the baselines' advantage.
+files to the disk at the end, as dsdeploy does.
 
     python baselines.py cast SOURCE TARGET
     python baselines.py ranks SOURCE TARGET RANKS EXPERTS
@@ -13,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -120,12 +118,10 @@ def save(tensors: dict[str, torch.Tensor], path: Path) -> None:
 def main() -> None:
     what, source, target, *numbers = sys.argv[1:]
     Path(target).mkdir(parents=True)
-    start = time.perf_counter()
     if what == "cast":
         cast(Path(source), Path(target))
     else:
         ranks(Path(source), Path(target), *map(int, numbers))
-    print(json.dumps({"seconds": time.perf_counter() - start}))
 
 
 if __name__ == "__main__":

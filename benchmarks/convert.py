@@ -5,7 +5,7 @@
 Needs the `native` extra (torch is the baseline), GNU cp and sync, and about 15 GB of disk in
 --work, which must not be a tmpfs. Each figure is a median; what is compared alternates, from
 files that are in the same state: dropped from the page cache, or read into it. A child's time is
-that of its whole process, imports included, except for the torch baselines, which leave them out.
+that of its whole process, imports included, on both sides.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from report import Row, Target, document, markdown
 HERE = Path(__file__).parent
 DSDEPLOY = Path(sys.executable).parent / "dsdeploy"
 V3_AS_BF16 = 1_368_979_721_216
-WORKERS = 2
 RANKS = 8
 SPACE = 15e9
 
@@ -124,7 +123,7 @@ def end_to_end_rows(bench: Bench) -> Iterator[Row]:
     seconds = median(one.seconds for one in checked)
     yield Row("the same with the final check", seconds, "s", None, _rate(size, seconds))
     peak = max(pair.conversion.peak for pair in [*cold, *hot])
-    how = f"{_input(source)}, {WORKERS} workers; the largest of {2 * len(cold)} runs"
+    how = f"{_input(source)}; the largest of {2 * len(cold)} runs"
     yield Row("peak memory, the slice", peak / MB, "MB", Target("<", 400), how)
 
 
@@ -138,7 +137,7 @@ def cast_rows(bench: Bench) -> Iterator[Row]:
         theirs.append(_baseline(bench, sample, "cast"))
     size = nbytes(weights(sample)) * 2
     seconds = median(child.seconds for child in theirs)
-    how = f"{_input(sample)}: one layer, 8 experts; fsync, import left out; {_rate(size, seconds)}"
+    how = f"{_input(sample)}: one layer, 8 experts; fsync; {_rate(size, seconds)}"
     yield Row("the demo's cast in torch on the CPU", seconds, "s", None, how)
     how = f"the same sample, whole process; {_rate(size, median(ours))}"
     yield Row("dsdeploy", median(ours), "s", None, how)
@@ -159,7 +158,7 @@ def ranks_rows(bench: Bench) -> Iterator[Row]:
         remove(bench.path("ours"), bench.path("theirs"))
     how = f"{_input(source)}, {RANKS} ranks, fsync, source not in the page cache"
     yield Row("demo layout", median(one.seconds for one in ours), "s", None, how)
-    how = "torch, its import left out; the files are equal, byte for byte"
+    how = "torch, whole process; the files are equal, byte for byte"
     yield Row("the demo's convert.py", median(one.seconds for one in theirs), "s", None, how)
     ratio = median(our.seconds / their.seconds for our, their in zip(ours, theirs, strict=True))
     yield Row("demo layout / convert.py", ratio, "x", Target("<=", 1))
@@ -185,7 +184,7 @@ def plan_rows(bench: Bench) -> Iterator[Row]:
     part = _one_part(hollow, target, len(answer["files"]))
     size = nbytes(target.rglob("*.safetensors"))
     remove(target)
-    how = f"one of {len(answer['files'])} parts: {size / GB:.2f} GB written, {WORKERS} workers"
+    how = f"one of {len(answer['files'])} parts: {size / GB:.2f} GB written"
     yield Row("peak memory, a part of 671 B", part.peak / MB, "MB", Target("<", 400), how)
 
 
@@ -280,7 +279,7 @@ def _convert(
     target = bench.path(keep or "ours")
     settle()
     prepare(weights(source))
-    child = run(DSDEPLOY, "convert", source, target, *options, "--workers", str(WORKERS))
+    child = run(DSDEPLOY, "convert", source, target, *options)
     say(f"convert {' '.join(options)} {child.seconds:.1f} s, {child.peak / MB:.0f} MB")
     if not keep:
         remove(target)
@@ -288,16 +287,14 @@ def _convert(
 
 
 def _baseline(bench: Bench, source: Path, what: str, *numbers: str, keep: bool = False) -> Run:
-    """Its seconds are those of the work alone."""
     target = bench.path("theirs")
     settle()
     drop(weights(source))
     child = run(sys.executable, HERE / "baselines.py", what, source, target, *numbers)
-    seconds = json.loads(child.output)["seconds"]
-    say(f"torch {what} {seconds:.1f} s, {child.peak / MB:.0f} MB")
+    say(f"torch {what} {child.seconds:.1f} s, {child.peak / MB:.0f} MB")
     if not keep:
         remove(target)
-    return Run(seconds, child.peak, child.output)
+    return child
 
 
 # All parts share a target, so the first asks for the space of all; here there is only one.
@@ -310,7 +307,7 @@ main()
 
 
 def _one_part(hollow: Path, target: Path, parts: int) -> Run:
-    part = ("--part", f"1/{parts}", "--no-check", "--workers", str(WORKERS))
+    part = ("--part", f"1/{parts}", "--no-check")
     say(f"one part of {parts}")
     return run(sys.executable, "-c", _PART, "convert", hollow, target, *part)
 
@@ -323,7 +320,7 @@ def _require_same(ours: Path, theirs: Path) -> None:
 def _pair_rows(state: str, pairs: list[Pair]) -> Iterator[Row]:
     size = pairs[0].size
     seconds = median(pair.conversion.seconds for pair in pairs)
-    how = f"{state}; {WORKERS} workers, fsync, --no-check, {_rate(size, seconds)}"
+    how = f"{state}; fsync, --no-check, {_rate(size, seconds)}"
     yield Row("FP8 → BF16, end to end", seconds, "s", None, how)
     seconds = median(pair.copy_seconds for pair in pairs)
     how = f"{state}; {_rate(size, seconds)}"

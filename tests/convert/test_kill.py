@@ -199,4 +199,5 @@ def test_every_file_is_synced_before_its_rename_and_the_folder_around_the_manife
         assert [name for name, changed in before if changed in staged][-1] == "fsync"
     manifest = str(target / "MANIFEST.json")
     assert renames[-1] == manifest
-    assert events[-3:] == [("fsync", str(target)), ("rename", manifest), ("fsync", str(target))]
+    folder, parent = ("fsync", str(target)), ("fsync", str(target.parent))
+    assert events[-4:] == [folder, ("rename", manifest), folder, parent]
