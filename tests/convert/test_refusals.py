@@ -325,7 +325,11 @@ def midway(fp8, tmp_path):
     """A process that has written some of its files; it is ended at the end of the test."""
     arguments = ["convert", str(fp8), str(tmp_path / "out"), *OPTIONS]
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOWED, *arguments], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SLOWED, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A background job of a script ignores Ctrl-C, and its children would.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     journal = tmp_path / "out" / ".dsdeploy" / ".part-1-of-1.journal"
     while not journal.exists() or journal.read_text().count('"tensors"') < 2:
