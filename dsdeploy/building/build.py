@@ -71,6 +71,8 @@ def build(
             _fill(mine, staging, journal, workers, progress)
             if check:
                 _check(mine, staging, journal, workers, progress)
+            for file in mine:
+                journal.checked(file.name)
         return Outcome(already_complete=False, committed=commit(plan, target))
 
 

@@ -35,10 +35,10 @@ def commit(plan: BuildPlan, target: Path) -> bool:
                 return (target / MANIFEST_NAME).exists()
             order = staging / COMMIT_ORDER
             if not order.exists():
-                done = load_journals(sorted(staging.glob(".part-*.journal"))).files
-                if any(file.name not in done for file in plan.files):
+                done = load_journals(sorted(staging.glob(".part-*.journal")))
+                if any(file.name not in done.files.keys() & done.checked for file in plan.files):
                     return False
-                _write_order(plan, target, staging, done)
+                _write_order(plan, target, staging, done.files)
             _carry_out(target, staging, json.loads(order.read_text()))
             end(staging)
     except FileNotFoundError:

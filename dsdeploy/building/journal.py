@@ -34,6 +34,7 @@ Windows = dict[str, dict[int, str]]
 class Done:
     windows: Windows = field(default_factory=dict)
     files: dict[str, FinishedFile] = field(default_factory=dict)
+    checked: set[str] = field(default_factory=set)
 
 
 class PartLock:
@@ -74,6 +75,10 @@ class Journal:
         self._append({"file": file, "sha256": record.sha256, "tensors": dict(record.tensors)})
         os.fsync(self._descriptor)
 
+    def checked(self, file: str) -> None:
+        """The file may be committed: it read back as written, or no check was asked for."""
+        self._append({"file": file, "checked": True})
+
     def forget(self, file: str) -> None:
         """What was noted of this file no longer holds."""
         self._append({"file": file, "forgotten": True})
@@ -101,6 +106,9 @@ def load_journals(paths: Iterable[Path]) -> Done:
             if "forgotten" in record:
                 done.windows.pop(record["file"], None)
                 done.files.pop(record["file"], None)
+                done.checked.discard(record["file"])
+            elif "checked" in record:
+                done.checked.add(record["file"])
             elif "tensors" in record:
                 finished = FinishedFile(record["sha256"], record["tensors"])
                 done.files[record["file"]] = finished

@@ -216,7 +216,8 @@ def _unknown(checkpoint: Checkpoint, table: list[TensorSpec]) -> Iterator[Findin
         if tensor.dtype != "F8_E4M3":
             continue
         scale = checkpoint.tensors.get(tensor.name + SCALE_SUFFIX)
-        if len(tensor.shape) != 2 or scale is None or scale.shape != scale_shape(tensor.shape):
+        expected = ("F32", scale_shape(tensor.shape)) if len(tensor.shape) == 2 else None
+        if scale is None or (scale.dtype, scale.shape) != expected:
             message = f"{tensor.name} has no scale for its blocks of 128x128"
             yield error(message, tensor.name, tensor.shard.name, DOWNLOAD_AGAIN)
 
