@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +52,7 @@ def output_options(function: Callable[..., None]) -> Callable[..., None]:
             raise
         except Exception as error:
             if debug:
-                raise
+                traceback.print_exc()
             shown = _as_deploy_error(error)
             out.error(shown)
             sys.exit(shown.exit_code)

@@ -62,6 +62,15 @@ def rank_table(config: ModelConfig, rank: int, ranks: int) -> Iterator[TensorSpe
         yield replace(spec, name=demo_name(spec), shape=tuple(shape))
 
 
+_ROPE_SCALING = {
+    "original_seq_len": "original_max_position_embeddings",
+    "rope_factor": "factor",
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "mscale": "mscale",
+}
+
+
 def demo_model_args(config: ModelConfig, raw: Mapping[str, Any], fp8: bool) -> dict[str, Any]:
     """The JSON that the demo's generate.py takes as `--config`."""
     args: dict[str, Any] = {
@@ -88,6 +97,11 @@ def demo_model_args(config: ModelConfig, raw: Mapping[str, Any], fp8: bool) -> d
     }
     if config.quantization is not None and config.quantization.scale_format == "ue8m0":
         args["scale_fmt"] = "ue8m0"
+    args["rope_theta"] = raw.get("rope_theta", 10000.0)
+    scaling = raw.get("rope_scaling") or {}
+    for field, source in _ROPE_SCALING.items():
+        if source in scaling:
+            args[field] = scaling[source]
     if config.has_indexer:
         indexer = ("index_n_heads", "index_head_dim", "index_topk")
         args |= {name: raw[name] for name in indexer if name in raw}
