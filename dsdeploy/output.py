@@ -30,10 +30,6 @@ class Output:
         if self._human:
             print(text)
 
-    def note(self, text: str) -> None:
-        if self._human:
-            print(text, file=sys.stderr)
-
     def result(self, document: Mapping[str, Any]) -> None:
         """The whole answer, for `--json` only."""
         if self._json:

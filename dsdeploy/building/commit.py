@@ -16,7 +16,7 @@ from dsdeploy.building.journal import FinishedFile, load_journals
 from dsdeploy.building.output import BuildPlan
 from dsdeploy.building.staging import end, is_begun, locked
 from dsdeploy.checkpoint.direct import sync_folder, write_durably
-from dsdeploy.checkpoint.index import INDEX_NAME, render_index
+from dsdeploy.checkpoint.index import INDEX_NAME
 from dsdeploy.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, render_manifest
 from dsdeploy.checkpoint.reader import STAGING
 
@@ -62,9 +62,7 @@ def _write_companions(
     """Config, tokenizer, index and manifest beside the staged weights; all names, manifest last."""
     contents = dict(plan.companions)
     if plan.with_index:
-        weight_map = {tensor.name: file.name for file in plan.files for tensor in file.tensors}
-        total = sum(tensor.nbytes for file in plan.files for tensor in file.tensors)
-        contents[INDEX_NAME] = render_index(weight_map, total).encode()
+        contents[INDEX_NAME] = plan.index.encode()
     records = {file.name: FileRecord(file.size, done[file.name].sha256) for file in plan.files}
     for name, content in contents.items():
         write_durably(staging / name, content)

@@ -11,6 +11,7 @@ from typing import Any
 from dsdeploy import __version__
 from dsdeploy.building.layout import PlannedFile
 from dsdeploy.building.writer import WINDOW
+from dsdeploy.checkpoint.index import render_index
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,16 @@ class BuildPlan:
     @property
     def nbytes(self) -> int:
         return sum(file.size for file in self.files)
+
+    @property
+    def index(self) -> str:
+        """The text of the index: each tensor's file, and the exact size of all."""
+        weight_map = {tensor.name: file.name for file in self.files for tensor in file.tensors}
+        return render_index(weight_map, self.tensor_bytes)
+
+    @property
+    def tensor_bytes(self) -> int:
+        return sum(tensor.nbytes for file in self.files for tensor in file.tensors)
 
     @property
     def companion_hashes(self) -> dict[str, str]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from dsdeploy.building.output import BuildPlan
 from dsdeploy.building.staging import free_bytes
+from dsdeploy.checkpoint.index import INDEX_NAME
+from dsdeploy.checkpoint.manifest import MANIFEST_NAME
 from dsdeploy.output import Output
 from dsdeploy.units import format_bytes, format_seconds
 
@@ -16,11 +18,11 @@ _MODELLED_RATE = 1e9
 def show_plan(out: Output, plan: BuildPlan, target: Path, checked: bool) -> None:
     """`checked`: the output will be read again at the end."""
     free = free_bytes(target)
-    tensor_bytes = sum(tensor.nbytes for file in plan.files for tensor in file.tensors)
+    tensor_bytes = plan.tensor_bytes
     seconds = plan.nbytes / _MODELLED_RATE
     rows = [(file.name, str(len(file.tensors)), f"{file.size:,}") for file in plan.files]
-    small = sorted(plan.companions) + ["model.safetensors.index.json"] * plan.with_index
-    rows += [(name, "", "") for name in [*small, "MANIFEST.json"]]
+    small = sorted(plan.companions) + [INDEX_NAME] * plan.with_index
+    rows += [(name, "", "") for name in [*small, MANIFEST_NAME]]
     out.table(f"would write into {target}", ["file", "tensors", "bytes"], rows, right=(1, 2))
     check = f" and {format_seconds(seconds)} for the final check" if checked else ""
     facts = [

@@ -105,8 +105,9 @@ def _e4m3_of_quotient(_context: Any, bits: Any, _scale: Any) -> Any:
     return types.uint8(bits, types.float32), build
 
 
-# The loops over one block's row (numba gives intrinsics their first argument itself). They are inlined where the width is the constant 128, and LLVM
-# unrolls them; only the last block of a row has another width.
+# The loops over one block's row. They are inlined where the width is the constant 128, and LLVM
+# unrolls them; only the last block of a row has another width. (`call-arg` is ignored because numba
+# gives an intrinsic its first argument itself.)
 
 
 @njit(nogil=True, inline="always")

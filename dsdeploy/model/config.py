@@ -44,7 +44,6 @@ class Quantization:
 @dataclass(frozen=True)
 class ModelConfig:
     architecture: str
-    model_type: str
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -113,7 +112,6 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
     _refuse_what_is_not_implemented(raw, where)
     config = ModelConfig(
         architecture=architecture,
-        model_type=str(raw.get("model_type", "deepseek_v3")),
         vocab_size=_positive(raw, "vocab_size", where),
         hidden_size=_positive(raw, "hidden_size", where),
         intermediate_size=_positive(raw, "intermediate_size", where),

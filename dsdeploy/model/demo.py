@@ -95,7 +95,7 @@ def demo_model_args(config: ModelConfig, raw: Mapping[str, Any], fp8: bool) -> d
         "v_head_dim": config.v_head_dim,
         "dtype": "fp8" if fp8 else "bf16",
     }
-    if config.quantization is not None and config.quantization.scale_format == "ue8m0":
+    if fp8 and config.quantization is not None and config.quantization.scale_format == "ue8m0":
         args["scale_fmt"] = "ue8m0"
     args["rope_theta"] = raw.get("rope_theta", 10000.0)
     scaling = raw.get("rope_scaling") or {}

@@ -9,7 +9,7 @@ from typing import Any
 from dsdeploy.building.layout import PlannedFile, PlannedTensor, hub_layout, plan_file
 from dsdeploy.building.output import BuildPlan
 from dsdeploy.checkpoint.direct import PAGE
-from dsdeploy.checkpoint.index import INDEX_NAME, render_index
+from dsdeploy.checkpoint.index import INDEX_NAME
 from dsdeploy.errors import UsageError
 from dsdeploy.model.config import parse_config
 from dsdeploy.model.tensors import SCALE_SUFFIX
@@ -64,8 +64,6 @@ def write_hollow(plan: BuildPlan, target: Path) -> None:
         with (target / file.name).open("wb") as stream:
             stream.write(file.header)
             stream.truncate(file.size)
-    weight_map = {tensor.name: file.name for file in plan.files for tensor in file.tensors}
-    total = sum(tensor.nbytes for file in plan.files for tensor in file.tensors)
-    (target / INDEX_NAME).write_text(render_index(weight_map, total), encoding="utf-8")
+    (target / INDEX_NAME).write_text(plan.index, encoding="utf-8")
     for name, content in plan.companions.items():
         (target / name).write_bytes(content)
