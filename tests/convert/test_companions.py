@@ -10,6 +10,9 @@ import pytest
 from safetensors import safe_open
 
 from dsdeploy.checkpoint.reader import read_shard
+from dsdeploy.model.config import parse_config
+from dsdeploy.model.demo import demo_model_args
+from dsdeploy.resources import read_known_config
 
 from .tools import stored
 
@@ -188,3 +191,12 @@ def test_a_scale_stays_with_its_weight(fp8, convert, tmp_path):
     scales = [name for name in weight_map if name.endswith("_scale_inv")]
     assert scales
     assert all(weight_map[s] == weight_map[s.removesuffix("_scale_inv")] for s in scales)
+
+
+def test_the_demos_config_has_the_models_own_rotary_embedding():
+    raw = json.loads(read_known_config("kimi-k2"))
+    args = demo_model_args(parse_config(raw), raw, fp8=False)
+    assert args["rope_theta"] == raw["rope_theta"] == 50000
+    assert args["rope_factor"] == raw["rope_scaling"]["factor"] == 32
+    assert args["original_seq_len"] == 4096
+    assert "scale_fmt" not in args

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsdeploy.building import build
 from dsdeploy.building.layout import PlannedFile
 from dsdeploy.building.output import Part, files_of_part
 from dsdeploy.cli.parts import parse_part
@@ -56,6 +57,24 @@ def test_a_part_says_that_others_are_missing_and_the_last_that_it_is_whole(fp8, 
     assert last.stdout.endswith("whole.\n")
     again = dsdeploy(*options, "--part", "1/2")
     assert "is complete already" in again.stdout
+
+
+def test_a_part_that_has_not_been_checked_is_not_committed(
+    fp8, dsdeploy, tmp_path, monkeypatch, options, undivided
+):
+    """The last part to finish must not put in place what another is still reading back."""
+    parts = ["convert", fp8, tmp_path / "out", *options, "--part"]
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "_check", interrupt)
+        assert dsdeploy(*parts, "1/2").exit_code == 130
+    assert "the last part to finish" in dsdeploy(*parts, "2/2").output
+    assert not (tmp_path / "out/MANIFEST.json").exists()
+    assert "whole" in dsdeploy(*parts, "1/2").output
+    assert tree(tmp_path / "out") == undivided
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_parts_must_agree_on_their_number(fp8, dsdeploy, tmp_path):
