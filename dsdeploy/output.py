@@ -30,6 +30,11 @@ class Output:
         if self._human:
             print(text)
 
+    def problem(self, text: str) -> None:
+        """A line that --quiet does not swallow."""
+        if not self._json:
+            print(text, file=sys.stderr if self._quiet else sys.stdout)
+
     def result(self, document: Mapping[str, Any]) -> None:
         """The whole answer, for `--json` only."""
         if self._json:

@@ -6,6 +6,7 @@ Bytes are decimal (GB = 10^9), as the Hub and disks count them.
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 from dsdeploy.errors import UsageError
 
@@ -27,7 +28,10 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?\s*", text.upper())
     if not match:
         raise UsageError(f"{text!r} is not a size.", "Write it as 5GB, 500MB or 2GiB.")
-    return int(float(match[1]) * _MULTIPLES[match[2] or ""])
+    size = int(Decimal(match[1]) * _MULTIPLES[match[2] or ""])
+    if not 0 < size < 2**63:
+        raise UsageError(f"{text[:40]!r} is no possible size.", "Write it as 5GB, 500MB or 2GiB.")
+    return size
 
 
 def format_bytes(count: float) -> str:

@@ -7,6 +7,7 @@ had it), it is made again. So a line is a hint that is always verified, and need
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dsdeploy.errors import DeployError
+from dsdeploy.errors import DeployError, DiskError
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,13 @@ class PartLock:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             self.close()
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise DiskError(
+                    f"{path.parent} cannot be locked: {error.strerror}.",
+                    "Mount its file system with support for locks, or give another target.",
+                ) from None
             raise DeployError(
                 f"Another process is writing to {path.parent.parent}.",
                 "Wait for it, or give another target folder.",

@@ -61,11 +61,11 @@ def begin(plan: BuildPlan, target: Path, part: Part, overwrite: bool) -> bool:
     """
     staging = target / STAGING
     if not is_begun(staging):
-        if not overwrite and _holds_files(target):
+        if not overwrite and _holds_files(target) and not is_complete(plan, target):
             raise UsageError(
                 f"{target} is not empty.", "Give another folder, or --overwrite to replace it."
             )
-        require_space(plan.files, target)
+        require_space(plan.files, staging)
     staging.mkdir(parents=True, exist_ok=True)
     with locked(staging):
         fingerprint = plan.fingerprint(part.count)

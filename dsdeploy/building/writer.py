@@ -177,6 +177,10 @@ class _Crew:
                 self._open.remove(file)
             file.output.close()
 
+    def close(self) -> None:
+        for file in self._open:
+            file.output.close()
+
     def fail(self, error: BaseException) -> None:
         with self._mutex:
             self.failure = self.failure or error
@@ -208,4 +212,5 @@ def write_files(
         for thread in threads:
             thread.join()
     if crew.failure is not None:
+        crew.close()
         raise crew.failure

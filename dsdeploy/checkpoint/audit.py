@@ -11,7 +11,7 @@ from dsdeploy.checkpoint.index import INDEX_NAME
 from dsdeploy.checkpoint.reader import Checkpoint, StoredTensor
 from dsdeploy.model.config import ModelConfig, Quantization
 from dsdeploy.model.demo import rank_file_name, rank_table
-from dsdeploy.model.tensors import SCALE_SUFFIX, TensorSpec, mtp_prefixes, scale_shape, tensor_table
+from dsdeploy.model.tensors import SCALE_SUFFIX, TensorSpec, mtp_table, scale_shape, tensor_table
 
 _SHOWN_EXTRAS = 20
 
@@ -39,8 +39,7 @@ def holds_fp8(checkpoint: Checkpoint) -> bool:
 
 
 def _holds_mtp(checkpoint: Checkpoint) -> bool:
-    prefixes = mtp_prefixes(checkpoint.config)
-    return bool(prefixes) and any(name.startswith(prefixes) for name in checkpoint.tensors)
+    return any(spec.name in checkpoint.tensors for spec in mtp_table(checkpoint.config))
 
 
 def extra_tensors(checkpoint: Checkpoint, table: Iterable[TensorSpec]) -> list[StoredTensor]:

@@ -20,7 +20,7 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno
 
 def _default_workers() -> int:
     """Two a core: one computes while the other waits for the disk."""
-    return min(32, 2 * (os.cpu_count() or 1))
+    return min(32, 2 * len(os.sched_getaffinity(0)))
 
 
 workers_option = click.option(

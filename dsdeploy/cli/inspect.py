@@ -87,9 +87,10 @@ def show_summary(out: Output, folder: Path, summary: Summary) -> None:
 def show_findings(out: Output, findings: list[Finding], errors: int, deep: bool) -> None:
     for finding in findings[:_SHOWN]:
         where = f" [{finding.file}]" if finding.file and finding.file not in finding.message else ""
-        out.line(f"{finding.severity}: {finding.message}{where}.")
+        say = out.problem if finding.severity == "error" else out.line
+        say(f"{finding.severity}: {finding.message}{where}.")
         if finding.fix:
-            out.line(f"  fix: {finding.fix}")
+            say(f"  fix: {finding.fix}")
     if len(findings) > _SHOWN:
         out.line(f"... and {len(findings) - _SHOWN} more; --json lists them all.")
     if errors:

@@ -30,6 +30,14 @@ def _round_to_bf16(builder: Any, bits: Any) -> Any:
     return builder.lshr(builder.add(bits, builder.add(odd, _i32(0x7FFF))), _i32(16))
 
 
+def _compiled(function: Any) -> Any:
+    """Compiled once and kept for later processes, where there is a place to keep it."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # package and home are read-only, as in a hardened container
+        return njit(nogil=True)(function)
+
+
 @intrinsic
 def _bf16_of_product(_context: Any, code: Any, _scale: Any) -> Any:
     """e4m3 code (u8) x scale (f32) -> BF16 bits (u16): one f32 product, one rounding."""
@@ -143,7 +151,7 @@ def _quantise_span(source: Any, scale: Any, target: Any, start: Any, width: Any)
         target[start + at] = _e4m3_of_quotient(source[start + at], scale)  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True)
+@_compiled
 def dequantise_rows(
     codes: Any, stride: Any, scales: Any, target: Any, columns: Any, row: Any, column: Any
 ) -> None:
@@ -166,7 +174,7 @@ def dequantise_rows(
             start += width
 
 
-@njit(nogil=True, cache=True)
+@_compiled
 def block_maxima(source: Any, columns: Any, maxima: Any) -> None:
     """At most 128 rows of `columns` BF16 values (u16): the largest |bits| of each 128 columns.
 
@@ -182,7 +190,7 @@ def block_maxima(source: Any, columns: Any, maxima: Any) -> None:
             maxima[block] = max(maxima[block], largest)
 
 
-@njit(nogil=True, cache=True)
+@_compiled
 def quantise_rows(source: Any, columns: Any, scales: Any, target: Any) -> None:
     """Rows of `columns` BF16 values (u16), scales [ceil(columns / 128)] f32 -> e4m3 codes (u8)."""
     for row in range(np.uintp(source.shape[0]) // columns):

@@ -69,9 +69,13 @@ def tensor_table(config: ModelConfig) -> Iterator[TensorSpec]:
         yield from _layer(config, layer)
     yield _norm(config, "model.norm.weight", "norm", config.hidden_size, None)
     yield TensorSpec("lm_head.weight", embedding, "BF16", "lm_head", "weight", None, None, 0)
-    for layer in range(
-        config.num_hidden_layers, config.num_hidden_layers + config.num_nextn_predict_layers
-    ):
+    yield from mtp_table(config)
+
+
+def mtp_table(config: ModelConfig) -> Iterator[TensorSpec]:
+    """The tensors of the MTP layers, which come after the main model's."""
+    first = config.num_hidden_layers
+    for layer in range(first, first + config.num_nextn_predict_layers):
         yield from _mtp_layer(config, layer)
 
 

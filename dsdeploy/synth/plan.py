@@ -43,12 +43,14 @@ def plan_synthetic(
 
 def _with_a_stray_scale(files: list[PlannedFile]) -> list[PlannedFile]:
     """One scale in another shard than its weight, as in the published checkpoint."""
-    first, last = files[0], files[-1]
-    stray = next((tensor for tensor in first.tensors if tensor.name.endswith(SCALE_SUFFIX)), None)
-    if stray is None or first is last:
-        return files
-    rest = [tensor for tensor in first.tensors if tensor is not stray]
-    return [_shard(first, rest), *files[1:-1], _shard(last, [*last.tensors, stray])]
+    last = files[-1]
+    for number, file in enumerate(files[:-1]):
+        for stray in file.tensors:
+            if stray.name.endswith(SCALE_SUFFIX):
+                rest = [tensor for tensor in file.tensors if tensor is not stray]
+                changed = [_shard(file, rest), *files[number + 1 : -1]]
+                return [*files[:number], *changed, _shard(last, [*last.tensors, stray])]
+    return files
 
 
 def _shard(old: PlannedFile, tensors: list[PlannedTensor]) -> PlannedFile:
