@@ -48,3 +48,15 @@ def synth(dsdeploy):
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def convert(dsdeploy):
+    """Convert, successfully; the target."""
+
+    def run(source, target, *options):
+        result = dsdeploy("convert", source, target, *options)
+        assert result.exit_code == 0, result.output
+        return target
+
+    return run

@@ -305,3 +305,14 @@ def test_the_command_says_the_same_and_ends_with_code_4(copy, dsdeploy):
         LAST,
         shard_of(copy, EXPERT).name,
     ]
+
+
+def test_an_unknown_tensor_beside_a_dropped_mtp_layer_is_a_note_only(small, convert, tmp_path):
+    folder = convert(small, tmp_path / "main", "--drop-mtp", "--to", "same")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": 1}))
+    name = "model.layers.2.self_attn.rotary_emb.inv_freq"
+    with edited_shard(shard_of(folder, NORM)) as tensors, edited_index(folder) as index:
+        tensors[name] = tensors[NORM]
+        index["weight_map"][name] = index["weight_map"][NORM]
+    assert errors(folder) == []

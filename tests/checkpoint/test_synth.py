@@ -110,8 +110,10 @@ def test_another_seed_changes_every_tensor_and_no_header(small, synth, tmp_path)
     assert headers[0] == headers[1]
 
 
-def test_one_scale_lies_in_another_shard_than_its_weight(small):
-    weight_map = open_checkpoint(small).weight_map
+@pytest.mark.parametrize("size", ["1kB", "20kB", "100kB"])
+def test_one_scale_lies_in_another_shard_than_its_weight(synth, tmp_path, size):
+    folder = synth(tmp_path / "strays", "--shard-size", size)
+    weight_map = open_checkpoint(folder).weight_map
     strays = [
         name
         for name, file in weight_map.items()

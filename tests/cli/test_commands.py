@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,7 @@ def test_an_error_as_json(tmp_path):
 def test_debug_shows_the_traceback(tmp_path):
     result = run("inspect", str(tmp_path / "nowhere"), "--debug")
     assert "Traceback" in result.stderr
+    assert result.returncode == 2
 
 
 def test_options_can_come_from_the_environment(tmp_path):
@@ -180,3 +182,29 @@ def test_sizes(text, nbytes):
 def test_a_size_that_is_none(tiny, tmp_path):
     result = run("convert", str(tiny), str(tmp_path / "out"), "--max-shard-size", "big")
     assert (result.returncode, result.stderr.splitlines()[0]) == (2, "error: 'big' is not a size.")
+
+
+@pytest.mark.parametrize("size", ["0", "0GB", "9" * 400])
+def test_a_size_that_cannot_be(size, tiny, tmp_path):
+    result = run("convert", str(tiny), str(tmp_path / "out"), "--max-shard-size", size)
+    assert result.returncode == 2
+    assert "is no possible size" in result.stderr
+
+
+def test_quiet_still_tells_what_is_wrong(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "cut")
+    shard = next(folder.glob("*.safetensors"))
+    os.truncate(shard, shard.stat().st_size - 1)
+    result = run("inspect", str(folder), "-q")
+    assert (result.returncode, result.stdout) == (4, "")
+    assert "is truncated" in result.stderr
+
+
+def test_a_home_that_cannot_be_written_is_no_hindrance(tiny, tmp_path):
+    """numba finds no place for compiled code: what a read-only container gives."""
+    code = (
+        "import numba.core.caching as caching; caching.CacheImpl._locator_classes.clear()\n"
+        "from dsdeploy.cli.main import main; main()"
+    )
+    command = [sys.executable, "-c", code, "convert", str(tiny), str(tmp_path / "out"), "-q"]
+    assert subprocess.run(command, capture_output=True, text=True).stderr == ""

@@ -6,18 +6,6 @@ from dsdeploy.building import build, output, writer
 
 
 @pytest.fixture(scope="session")
-def convert(dsdeploy):
-    """Convert, successfully; the target."""
-
-    def run(source, target, *options):
-        result = dsdeploy("convert", source, target, *options)
-        assert result.exit_code == 0, result.output
-        return target
-
-    return run
-
-
-@pytest.fixture(scope="session")
 def fp8(synth, tmp_path_factory):
     """370 kB in five shards. Never write to it."""
     return synth(tmp_path_factory.mktemp("fp8") / "fp8")
