@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,10 @@ from dsdeploy.cli.common import output_options, workers_option
 from dsdeploy.errors import UsageError
 from dsdeploy.output import Output
 from dsdeploy.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from dsdeploy.building.build import Outcome
+    from dsdeploy.building.output import BuildPlan
 
 
 @click.command("convert")
@@ -73,6 +78,10 @@ def command(
         )
     except KeyboardInterrupt:
         raise interrupted(target) from None
+    _report(out, outcome, plan, target, part)
+
+
+def _report(out: Output, outcome: Outcome, plan: BuildPlan, target: Path, part: str) -> None:
     if outcome.already_complete:
         out.line(f"{target} is complete already.")
     elif outcome.committed:

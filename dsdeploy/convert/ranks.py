@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dsdeploy.errors import UsageError
-from dsdeploy.model.config import BLOCK, ModelConfig
+from dsdeploy.model.config import BLOCK, ModelConfig, Quantization
 from dsdeploy.model.tensors import tensor_table
 
 
@@ -15,14 +17,14 @@ def why_not(config: ModelConfig, ranks: int, fp8: bool) -> str | None:
         return f"{config.n_routed_experts} experts do not divide into {ranks} ranks"
     if config.num_attention_heads % ranks:
         return f"{config.num_attention_heads} attention heads do not divide into {ranks} ranks"
+    config = replace(config, quantization=Quantization("float32") if fp8 else None)
     for spec in tensor_table(config):
         if spec.split_axis is None or spec.expert is not None or spec.kind != "weight":
             continue
         size = spec.shape[spec.split_axis]
         if size % ranks:
             return f"{spec.role} has {size} rows or columns, which {ranks} ranks do not divide"
-        quantised = fp8 and spec.role not in ("embed_tokens", "lm_head", "shared_head.head")
-        if quantised and ranks > 1 and size // ranks % BLOCK:
+        if spec.quantised and ranks > 1 and size // ranks % BLOCK:
             return (
                 f"a rank's part of {spec.role} ({size} / {ranks} = {size // ranks}) would cut "
                 f"through the {BLOCK}-wide blocks that share an FP8 scale"
