@@ -33,6 +33,9 @@ class BuildPlan:
     stamps: Mapping[str, int] = field(default_factory=dict)
     """Modification times (ns) of the source's files: they tell that it changed between two runs,
     and stay out of the manifest, which is the same on every machine."""
+    changed_ns: int = 0
+    """When the source's files last changed by the file system's own clock (ctime), which, unlike a
+    modification time, no tool sets back."""
 
     @property
     def nbytes(self) -> int:

@@ -35,18 +35,17 @@ def is_begun(staging: Path) -> bool:
 
 def is_complete(plan: BuildPlan, target: Path) -> bool:
     """Whether `target` holds this very output: same source, options and companions, none of the
-    source's weights newer than the manifest."""
+    source's weights changed since the manifest was written."""
     manifest = read_manifest(target) if target.is_dir() else None
     if manifest is None:
         return False
-    written = (target / MANIFEST_NAME).stat().st_mtime_ns
+    written = (target / MANIFEST_NAME).stat().st_ctime_ns
     hashes = {name: record.sha256 for name, record in manifest.files.items()}
     same = (manifest.options, manifest.source) == (dict(plan.options), dict(plan.source))
     same = same and hashes.items() >= plan.companion_hashes.items()
-    unchanged = all(stamp <= written for stamp in plan.stamps.values())
     return (
         same
-        and unchanged
+        and plan.changed_ns <= written
         and all(
             (target / name).is_file() and (target / name).stat().st_size == record.size
             for name, record in manifest.files.items()

@@ -34,6 +34,7 @@ class Shard:
     path: Path
     size: int
     mtime_ns: int
+    ctime_ns: int
     header: Header
     header_sha256: str
 
@@ -198,7 +199,7 @@ def read_shard(path: Path) -> Shard:
         raise IntegrityError(f"{path} shrank while it was read.", DOWNLOAD_AGAIN)
     header = parse_header(text, status.st_size, str(path))
     digest = hashlib.sha256(first + text).hexdigest()
-    return Shard(path, status.st_size, status.st_mtime_ns, header, digest)
+    return Shard(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, header, digest)
 
 
 def _merge(shards: tuple[Shard, ...], faults: list[Finding]) -> dict[str, StoredTensor]:

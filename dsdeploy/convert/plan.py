@@ -74,6 +74,7 @@ def plan_conversion(checkpoint: Checkpoint, options: Options) -> BuildPlan:
         source=_identity(checkpoint),
         with_index=not demo,
         stamps={shard.name: shard.mtime_ns for shard in checkpoint.shards},
+        changed_ns=max(shard.ctime_ns for shard in checkpoint.shards),
     )
 
 

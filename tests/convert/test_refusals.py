@@ -274,6 +274,19 @@ def test_a_shard_that_changed_since_is_not_called_complete(source, convert, dsde
     assert not_complete(dsdeploy, source, ours)
 
 
+def test_a_change_in_the_middle_with_its_old_time_is_not_called_complete(
+    source, convert, dsdeploy, tmp_path
+):
+    ours = convert(source, tmp_path / "ours")
+    path = next(source.glob("*.safetensors"))
+    before = path.stat()
+    with path.open("r+b") as stream:
+        stream.seek(before.st_size // 2)
+        stream.write(b"\x01\x02\x03\x04")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not_complete(dsdeploy, source, ours)
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "LICENSE"])
 def test_a_small_file_that_changed_since_is_not_called_complete(
     source, convert, dsdeploy, tmp_path, name
