@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,6 +224,11 @@ def _merge(shards: tuple[Shard, ...], faults: list[Finding]) -> dict[str, Stored
 
 def read_range(shard: Shard, target: Bytes, position: int) -> None:
     """Fill `target` from `position` of the shard on."""
+    read_ranges(shard, [(target, position)])
+
+
+def read_ranges(shard: Shard, ranges: Iterable[tuple[Bytes, int]]) -> None:
+    """Fill each target from its position of the shard on, with the file opened once."""
     try:
         descriptor = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as fault:
@@ -235,7 +240,8 @@ def read_range(shard: Shard, target: Bytes, position: int) -> None:
                 f"{shard.path} changed while it was read.",
                 "Leave the source alone during a conversion, then start again with --overwrite.",
             )
-        _read_exactly(descriptor, target.data, position, shard.path)
+        for target, position in ranges:
+            _read_exactly(descriptor, target.data, position, shard.path)
     except OSError as fault:
         raise DiskError(f"{shard.path} cannot be read: {fault.strerror}.") from None
     finally:

@@ -15,6 +15,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from dsdeploy.jit import compiled
+
 _I32, _I16, _I8, _F32 = ir.IntType(32), ir.IntType(16), ir.IntType(8), ir.FloatType()
 _BLOCK = np.uintp(128)
 _ZERO, _ONE = np.uintp(0), np.uintp(1)
@@ -28,14 +30,6 @@ def _round_to_bf16(builder: Any, bits: Any) -> Any:
     """f32 bits -> BF16 bits, both i32: to nearest, ties to even; NaN is the caller's to handle."""
     odd = builder.and_(builder.lshr(bits, _i32(16)), _i32(1))
     return builder.lshr(builder.add(bits, builder.add(odd, _i32(0x7FFF))), _i32(16))
-
-
-def _compiled(function: Any) -> Any:
-    """Compiled once and kept for later processes, where there is a place to keep it."""
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # package and home are read-only, as in a hardened container
-        return njit(nogil=True)(function)
 
 
 @intrinsic
@@ -151,7 +145,7 @@ def _quantise_span(source: Any, scale: Any, target: Any, start: Any, width: Any)
         target[start + at] = _e4m3_of_quotient(source[start + at], scale)  # type: ignore[call-arg]
 
 
-@_compiled
+@compiled()
 def dequantise_rows(
     codes: Any, stride: Any, scales: Any, target: Any, columns: Any, row: Any, column: Any
 ) -> None:
@@ -174,7 +168,7 @@ def dequantise_rows(
             start += width
 
 
-@_compiled
+@compiled()
 def block_maxima(source: Any, columns: Any, maxima: Any) -> None:
     """At most 128 rows of `columns` BF16 values (u16): the largest |bits| of each 128 columns.
 
@@ -190,7 +184,7 @@ def block_maxima(source: Any, columns: Any, maxima: Any) -> None:
             maxima[block] = max(maxima[block], largest)
 
 
-@_compiled
+@compiled()
 def quantise_rows(source: Any, columns: Any, scales: Any, target: Any) -> None:
     """Rows of `columns` BF16 values (u16), scales [ceil(columns / 128)] f32 -> e4m3 codes (u8)."""
     for row in range(np.uintp(source.shape[0]) // columns):

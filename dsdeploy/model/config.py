@@ -42,6 +42,18 @@ class Quantization:
 
 
 @dataclass(frozen=True)
+class Yarn:
+    """How the rotary frequencies are stretched to a context `factor` times the trained one."""
+
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float
+    beta_slow: float
+    mscale: float
+    mscale_all_dim: float
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     architecture: str
     vocab_size: int
@@ -62,6 +74,12 @@ class ModelConfig:
     num_experts_per_tok: int
     n_group: int
     topk_group: int
+    norm_topk_prob: bool
+    routed_scaling_factor: float
+    rms_norm_eps: float
+    rope_theta: float
+    yarn: Yarn | None
+    max_position_embeddings: int
     index_n_heads: int | None
     index_head_dim: int | None
     quantization: Quantization | None
@@ -132,6 +150,12 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
         num_experts_per_tok=_positive(raw, "num_experts_per_tok", where),
         n_group=_count(raw, "n_group", where, default=1) or 1,
         topk_group=_count(raw, "topk_group", where, default=1) or 1,
+        norm_topk_prob=bool(raw.get("norm_topk_prob", True)),
+        routed_scaling_factor=_number(raw, "routed_scaling_factor", where, 2.5),
+        rms_norm_eps=_number(raw, "rms_norm_eps", where, 1e-6),
+        rope_theta=_number(_rope(raw, where), "rope_theta", where, 10000.0),
+        yarn=_yarn(_rope(raw, where), where),
+        max_position_embeddings=_count(raw, "max_position_embeddings", where, default=4096),
         index_n_heads=_indexer_field(raw, architecture, "index_n_heads", where),
         index_head_dim=_indexer_field(raw, architecture, "index_head_dim", where),
         quantization=parse_quantization(raw, where),
@@ -194,6 +218,46 @@ def parse_quantization(raw: Mapping[str, Any], where: str) -> Quantization | Non
     return Quantization("ue8m0" if block.get("scale_fmt") == "ue8m0" else "float32")
 
 
+def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The rotary settings, which transformers 5 writes into one object, others into two fields."""
+    block = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(block, dict):
+        raise IntegrityError(
+            f"{where}: rope_scaling is not an object.",
+            "Take the config.json of the model's repository.",
+        )
+    theta = {"rope_theta": raw["rope_theta"]} if "rope_theta" in raw else {}
+    return {**theta, **block}
+
+
+def _yarn(rope: Mapping[str, Any], where: str) -> Yarn | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind != "yarn":
+        raise UsageError(f"{where}: rotary scaling {kind!r} is not supported.", _USE_INSTEAD)
+    original = "original_max_position_embeddings"
+    return Yarn(
+        factor=_number(rope, "factor", where),
+        original_max_position_embeddings=_positive(rope, original, where),
+        beta_fast=_number(rope, "beta_fast", where, 32.0),
+        beta_slow=_number(rope, "beta_slow", where, 1.0),
+        mscale=_number(rope, "mscale", where, 1.0),
+        mscale_all_dim=_number(rope, "mscale_all_dim", where, 0.0),
+    )
+
+
+def _number(raw: Mapping[str, Any], field: str, where: str, default: float | None = None) -> float:
+    value = raw.get(field, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e30:
+        found = "is missing" if value is None else f"is {value!r}"
+        raise IntegrityError(
+            f"{where}: {field} {found}; it must be a number.",
+            "Take the config.json of the model's repository.",
+        )
+    return float(value)
+
+
 def _indexer_field(raw: Mapping[str, Any], architecture: str, field: str, where: str) -> int | None:
     return _positive(raw, field, where) if architecture == "DeepseekV32ForCausalLM" else None
 
@@ -236,5 +300,6 @@ def _check_consistent(config: ModelConfig, where: str) -> None:
         config.num_experts_per_tok * config.n_group <= config.n_routed_experts * config.topk_group,
         "num_experts_per_tok exceeds the experts of topk_group groups",
     )
+    demand(config.qk_rope_head_dim % 2 == 0, "qk_rope_head_dim is odd")
     demand(config.num_hidden_layers <= 10_000, "num_hidden_layers is beyond any model")
     demand(config.n_routed_experts <= 100_000, "n_routed_experts is beyond any model")

@@ -1,0 +1,1 @@
+"""The native runner: DeepSeek-V3 in PyTorch, the reference that engines are checked against."""

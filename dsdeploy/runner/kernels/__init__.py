@@ -1,0 +1,1 @@
+"""Compiled CPU kernels: the register tile, and the loops around it."""

@@ -1,0 +1,116 @@
+"""DeepSeek-V3, a step at a time.
+
+T tokens of a step   D hidden   N tokens whose logits are wanted   W vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from dsdeploy.model.config import ModelConfig
+from dsdeploy.runner.attention import Attention
+from dsdeploy.runner.cache import LatentCache
+from dsdeploy.runner.experts import FeedForward, Mixture
+from dsdeploy.runner.ops import Ops, Weight
+from dsdeploy.runner.parallel import Group
+from dsdeploy.runner.rope import RotationTable
+from dsdeploy.runner.step import Step
+
+
+@dataclass(frozen=True)
+class Layer:
+    attention_norm: Tensor
+    attention: Attention
+    feed_forward_norm: Tensor
+    feed_forward: FeedForward | Mixture
+    epsilon: float
+    ops: Ops
+
+    def __call__(
+        self, x_TD: Tensor, step: Step, cache: LatentCache, rotation: RotationTable
+    ) -> Tensor:
+        normed_TD = self.ops.rms_norm(x_TD, self.attention_norm, self.epsilon)
+        x_TD = x_TD + self.attention(normed_TD, step, cache, rotation)
+        normed_TD = self.ops.rms_norm(x_TD, self.feed_forward_norm, self.epsilon)
+        return x_TD + self.feed_forward(normed_TD)
+
+
+@dataclass(frozen=True)
+class MtpLayer:
+    """Multi-token prediction: from a token's final state and the token after it, the state that
+    predicts the one after that. Embedding and head are the main model's, as in every published
+    checkpoint."""
+
+    embedding_norm: Tensor
+    hidden_norm: Tensor
+    projection: Weight
+    """[D, 2 D]: the embedding's part first."""
+    layer: Layer
+    final_norm: Tensor
+
+
+@dataclass(frozen=True)
+class Model:
+    config: ModelConfig
+    embedding: Tensor
+    """[W, D]"""
+    layers: Sequence[Layer]
+    final_norm: Tensor
+    head: Weight
+    """[W of this rank, D]"""
+    mtp: MtpLayer | None
+    rotation: RotationTable
+    ops: Ops
+    group: Group
+    cache_dtype: torch.dtype
+
+    def new_cache(self, pages: int) -> LatentCache:
+        """Room for `pages` pages of tokens, the MTP layer's included."""
+        layers = len(self.layers) + (self.mtp is not None)
+        width = self.config.kv_lora_rank + self.config.qk_rope_head_dim
+        return LatentCache(layers, pages, width, self.cache_dtype, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @torch.inference_mode()
+    def hidden(self, step: Step, cache: LatentCache) -> Tensor:
+        """The state of each token after the final norm, [T, D]; fills the cache."""
+        x_TD = self._embed(step.tokens)
+        for layer in self.layers:
+            x_TD = layer(x_TD, step, cache, self.rotation)
+        return self.ops.rms_norm(x_TD, self.final_norm, self.config.rms_norm_eps)
+
+    @torch.inference_mode()
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """[N, W] float32"""
+        return self.group.gather(self.ops.linear(hidden_ND, self.head))
+
+    @torch.inference_mode()
+    def draft(self, step: Step, hidden_TD: Tensor, cache: LatentCache) -> Tensor:
+        """The MTP layer's state of each token [T, D], after its norm: for `logits`, or for
+        another turn. `step.tokens` are the tokens that follow, its positions those of `hidden_TD`.
+        """
+        if self.mtp is None:
+            raise RuntimeError("this model has been loaded without its MTP layer")
+        mtp, epsilon = self.mtp, self.config.rms_norm_eps
+        embedded_TD = self._embed(step.tokens)
+        embedded_TD = embedded_TD.masked_fill((step.positions == 0)[:, None], 0.0)
+        pair = torch.cat(
+            [
+                self.ops.rms_norm(embedded_TD, mtp.embedding_norm, epsilon),
+                self.ops.rms_norm(hidden_TD, mtp.hidden_norm, epsilon),
+            ],
+            -1,
+        )
+        x_TD = mtp.layer(self.ops.linear(pair, mtp.projection), step, cache, self.rotation)
+        return self.ops.rms_norm(x_TD, mtp.final_norm, epsilon)
+
+    def _embed(self, tokens_T: Tensor) -> Tensor:
+        return F.embedding(tokens_T, self.embedding).float()

@@ -1,0 +1,3 @@
+"""The size of a page of the latent cache, which everything that addresses the cache agrees on."""
+
+PAGE_TOKENS = 64

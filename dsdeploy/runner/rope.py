@@ -1,0 +1,74 @@
+"""Rotary positions, stretched by YaRN.
+
+    T tokens   R rotary width of a head   P = R / 2 pairs   ... any dimensions
+
+DeepSeek rotates neighbouring values (0, 1), (2, 3), ... Source: YaRN (arXiv 2309.00071) as
+DeepSeek-V3 uses it: the attention's scale grows by mscale squared.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dsdeploy.model.config import ModelConfig, Yarn
+
+
+def inverse_frequencies(config: ModelConfig) -> Tensor:
+    """[P] float64: the angle a position turns each pair by."""
+    width, theta = config.qk_rope_head_dim, config.rope_theta
+    exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
+    plain = theta**-exponents
+    if config.yarn is None:
+        return plain
+    low, high = _ramp_bounds(config.yarn, width, theta)
+    steps = torch.arange(width // 2, dtype=torch.float64)
+    stretched = ((steps - low) / (high - low)).clamp(0, 1)
+    return plain / config.yarn.factor * stretched + plain * (1 - stretched)
+
+
+def _ramp_bounds(yarn: Yarn, width: int, theta: float) -> tuple[float, float]:
+    """Between which pairs the stretching sets in: where the trained context holds `beta_fast` and
+    `beta_slow` turns."""
+
+    def pair_with(turns: float) -> float:
+        length = yarn.original_max_position_embeddings / (turns * 2 * math.pi)
+        return width * math.log(length) / (2 * math.log(theta))
+
+    low = max(math.floor(pair_with(yarn.beta_fast)), 0)
+    high = min(math.ceil(pair_with(yarn.beta_slow)), width - 1)
+    return low, high if high != low else high + 0.001
+
+
+def mscale(factor: float, weight: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+
+def softmax_scale(config: ModelConfig) -> float:
+    scale: float = (config.qk_nope_head_dim + config.qk_rope_head_dim) ** -0.5
+    if config.yarn is None:
+        return scale
+    return scale * mscale(config.yarn.factor, config.yarn.mscale_all_dim) ** 2
+
+
+class RotationTable:
+    """cos and sin of every position [positions, P] float32, computed in float64."""
+
+    def __init__(self, config: ModelConfig, positions: int, device: torch.device) -> None:
+        turns = torch.arange(positions, dtype=torch.float64)
+        angles_TP = torch.outer(turns, inverse_frequencies(config))
+        factor = 1.0
+        if config.yarn is not None:
+            yarn = config.yarn
+            factor = mscale(yarn.factor, yarn.mscale) / mscale(yarn.factor, yarn.mscale_all_dim)
+        self.cos = (angles_TP.cos() * factor).float().to(device)
+        self.sin = (angles_TP.sin() * factor).float().to(device)
+
+    def rotate(self, x_TxR: Tensor, positions_T: Tensor) -> Tensor:
+        """x [T, ..., R] with each pair turned by its token's position."""
+        shape = (len(positions_T), *[1] * (x_TxR.dim() - 2), -1)
+        cos, sin = (table[positions_T].view(shape) for table in (self.cos, self.sin))
+        even, odd = x_TxR[..., 0::2], x_TxR[..., 1::2]
+        return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
