@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-Message = TypeVar("Message")
 
 
 @dataclass(frozen=True)
@@ -37,15 +35,15 @@ class Group:
         dist.all_gather(parts, x_TN.contiguous())
         return torch.cat(parts, -1)
 
-    def broadcast(self, value: Message | None) -> Message:
-        """Rank 0's value, on every rank."""
-        box = [value]
+    def broadcast(self, value: object) -> None:
+        """From rank 0 to the others, which `receive` it."""
         if self.size > 1:
-            dist.broadcast_object_list(box)
-        found = box[0]
-        if found is None:
-            raise RuntimeError("rank 0 has sent nothing")
-        return found
+            dist.broadcast_object_list([value])
+
+    def receive(self) -> Any:
+        box: list[Any] = [None]
+        dist.broadcast_object_list(box)
+        return box[0]
 
 
 def join(device: torch.device) -> Group:

@@ -1,0 +1,81 @@
+"""What the engine asks of the model, as messages: so that every rank of a group does the same.
+
+T tokens of a step   N rows whose logits are wanted   W vocabulary   D hidden
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dsdeploy.runner.model import Model
+from dsdeploy.runner.step import Step
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A step of the main model."""
+
+    step: Step
+    wanted: Tensor
+    """[N] int64: rows of the step"""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The MTP layer's turn after a Forward: `step.tokens` are those that follow its `rows`."""
+
+    step: Step
+    rows: Tensor
+    """[T] int64: rows of the Forward"""
+    wanted: Tensor
+
+
+@dataclass(frozen=True)
+class DraftAgain:
+    """The MTP layer once more, from its own state: `rows` are of the last draft's wanted ones."""
+
+    step: Step
+    rows: Tensor
+
+
+Command = Forward | Draft | DraftAgain
+
+
+class Executor:
+    """The model with its cache. Rank 0's engine calls `run`; the other ranks `follow`."""
+
+    def __init__(self, model: Model, pages: int) -> None:
+        self.model, self.pages = model, pages
+        self._cache = model.new_cache(pages)
+        self._hidden_TD = torch.empty(0)
+        self._drafted_ND = torch.empty(0)
+
+    def run(self, command: Command) -> Tensor:
+        """[N, W] logits, on the CPU"""
+        self.model.group.broadcast(command)
+        return self._execute(command).cpu()
+
+    def close(self) -> None:
+        """Let the other ranks go."""
+        if self.model.group.size > 1:
+            self.model.group.broadcast(None)
+
+    def follow(self) -> None:
+        """Do what rank 0 does, until it closes."""
+        while (command := self.model.group.receive()) is not None:
+            self._execute(command)
+
+    def _execute(self, command: Command) -> Tensor:
+        if isinstance(command, Forward):
+            self._hidden_TD = self.model.hidden(command.step, self._cache)
+            return self.model.logits(self._hidden_TD[command.wanted])
+        if isinstance(command, Draft):
+            state_TD = self.model.draft(command.step, self._hidden_TD[command.rows], self._cache)
+            self._drafted_ND = state_TD[command.wanted]
+        else:
+            before_ND = self._drafted_ND[command.rows]
+            self._drafted_ND = self.model.draft(command.step, before_ND, self._cache)
+        return self.model.logits(self._drafted_ND)

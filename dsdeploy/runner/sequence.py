@@ -1,0 +1,109 @@
+"""A request while the engine works on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from dsdeploy.runner.pages import PAGE_TOKENS
+from dsdeploy.runner.request import Request, TokenLogprob
+from dsdeploy.runner.step import Span
+from dsdeploy.runner.text import TextStream
+
+
+@dataclass(eq=False)
+class Sequence:
+    request: Request
+    text: TextStream
+    tokens: list[int]
+    """Prompt and output."""
+    drafts: list[int] = field(default_factory=list)
+    """What the MTP layer expects to follow."""
+    cached: int = 0
+    """Tokens whose rows are in the cache."""
+    pages: list[int] = field(default_factory=list)
+    reused: int = 0
+    """Tokens of the prompt that another request had left in the cache."""
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    stop_token: int | None = None
+    cancelled: bool = False
+    """Set by whoever no longer wants it; the engine sees it at its next step."""
+    finished: bool = False
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.request.prompt)
+
+    @property
+    def output(self) -> list[int]:
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be generated."""
+        return self.request.sampling.max_tokens + self.prompt_length - len(self.tokens)
+
+    @property
+    def decoding(self) -> bool:
+        """Whether only its last token is not in the cache, and that was generated."""
+        return self.cached == len(self.tokens) - 1 and self.cached >= self.prompt_length
+
+    def next_count(self, budget: int) -> int:
+        """How many tokens come next: of the prompt, or generated ones with the drafts after them,
+        never of both forms."""
+        in_prompt = self.cached < self.prompt_length
+        stop = self.prompt_length if in_prompt else len(self.tokens) + len(self.drafts)
+        return min(stop - self.cached, budget)
+
+    def span(self, count: int) -> Span:
+        return Span(self.cached, count, tuple(self.pages), self.cached < self.prompt_length)
+
+    def pages_for(self, positions: int) -> int:
+        """Pages that are missing for so many positions, of those it can ever come to."""
+        positions = min(positions, self.prompt_length + self.request.sampling.max_tokens)
+        return max(0, -(-positions // PAGE_TOKENS) - len(self.pages))
+
+    def take_up(self, pages: list[int]) -> None:
+        """Begin with pages that hold the first tokens of the prompt."""
+        self.pages = pages
+        self.cached = self.reused = len(pages) * PAGE_TOKENS
+
+    def forget_cache(self) -> None:
+        self.pages, self.cached, self.drafts = [], 0, []
+
+
+@dataclass(frozen=True)
+class Work:
+    """A sequence's part of a step."""
+
+    sequence: Sequence
+    span: Span
+    row: int
+    """Of the step, where its tokens begin."""
+
+    @property
+    def tokens(self) -> Seq[int]:
+        known = self.sequence.tokens + self.sequence.drafts
+        return known[self.span.past : self.span.past + self.span.count]
+
+    @cached_property
+    def scored(self) -> range:
+        """Positions whose logits give the log-probability of the prompt's next token."""
+        sequence = self.sequence
+        if sequence.request.sampling.prompt_logprobs is None or not self.span.prompt:
+            return range(0)
+        done = len(sequence.prompt_logprobs)
+        stop = min(self.span.past + self.span.count, sequence.prompt_length - 1)
+        return range(max(self.span.past, done), stop)
+
+    @cached_property
+    def answers(self) -> int:
+        """How many rows choose a token: the last known one's and those of the drafts."""
+        return max(0, self.span.past + self.span.count - len(self.sequence.tokens) + 1)
+
+    @property
+    def wanted(self) -> list[int]:
+        """Rows of the step whose logits are wanted: those scored, then those that answer."""
+        last = range(self.row + self.span.count - self.answers, self.row + self.span.count)
+        return [*(self.row + p - self.span.past for p in self.scored), *last]

@@ -1,0 +1,62 @@
+"""The engine in a thread of its own, for callers in other threads."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+from dsdeploy.errors import DeployError
+from dsdeploy.runner.engine import Engine
+from dsdeploy.runner.request import Output, Request
+from dsdeploy.runner.sequence import Sequence as Running
+
+log = logging.getLogger(__name__)
+
+
+class EngineService:
+    """Requests may be submitted and cancelled from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, requests: Sequence[Request]) -> Callable[[], None]:
+        """Begin them all; what it gives cancels those that have not ended."""
+        running: list[Running] = []
+        self._calls.put(lambda: running.extend(self.engine.add(request) for request in requests))
+
+        def cancel() -> None:
+            for sequence in running:
+                sequence.cancelled = True
+
+        return lambda: self._calls.put(cancel)
+
+    def close(self) -> None:
+        """End at once: requests that still run are told."""
+        self._calls.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                call = self._calls.get(block=not self.engine.busy)
+            except queue.Empty:
+                self._step()
+                continue
+            if call is None:
+                break
+            call()
+        self.engine.end_all(Output(finish_reason="error", error="The server is shutting down."))
+        self.engine.executor.close()
+
+    def _step(self) -> None:
+        try:
+            self.engine.step()
+        except Exception as error:
+            log.exception("a step has failed")
+            message = error.message if isinstance(error, DeployError) else "The engine has failed."
+            self.engine.end_all(Output(finish_reason="error", error=message))
