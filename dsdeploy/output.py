@@ -28,7 +28,17 @@ class Output:
 
     def line(self, text: str) -> None:
         if self._human:
-            print(text)
+            print(text, flush=True)
+
+    def text(self, text: str) -> None:
+        """A piece of running text, without an end of line."""
+        if not self._json:
+            print(text, end="", flush=True)
+
+    def remark(self, text: str) -> None:
+        """Beside the data, on stderr."""
+        if self._human:
+            print(text, file=sys.stderr)
 
     def problem(self, text: str) -> None:
         """A line that --quiet does not swallow."""
@@ -39,6 +49,11 @@ class Output:
         """The whole answer, for `--json` only."""
         if self._json:
             print(json.dumps(document, indent=2))
+
+    def event(self, document: Mapping[str, Any]) -> None:
+        """Something that has happened while the command goes on, one line of JSON for `--json`."""
+        if self._json:
+            print(json.dumps(document), flush=True)
 
     def error(self, error: DeployError) -> None:
         if self._json:

@@ -12,6 +12,9 @@ VERBS = {
     "synth": "Make a random checkpoint of the DeepSeek-V3 architecture.",
     "inspect": "Say what a checkpoint is, and whether it is whole.",
     "convert": "Cast, rearrange and split a checkpoint.",
+    "generate": "Continue a prompt, or a file of requests, without a server.",
+    "score": "Give the log-probabilities of texts, a layer of the model at a time.",
+    "serve": "Serve a model over HTTP, as OpenAI does.",
     "completion": "Print the completion script of a shell.",
 }
 

@@ -40,6 +40,7 @@ class AttentionWeights:
 @dataclass(frozen=True)
 class Attention:
     layer: int
+    """Its place in the cache."""
     weights: AttentionWeights
     shape: HeadShape
     epsilon: float

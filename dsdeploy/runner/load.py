@@ -128,11 +128,12 @@ class Loader:
         spec = self.source.spec(None, "embed_tokens")
         return self._place(read_weight(self.source, spec, self.dtype, whole=True)).values
 
-    def layer(self, layer: int) -> Layer:
+    def layer(self, layer: int, cached_as: int | None = None) -> Layer:
+        """`cached_as`: its place in the cache, when that holds fewer layers than the model."""
         dense = layer < self.config.first_k_dense_replace
         return Layer(
             attention_norm=self._vector(layer, "input_layernorm"),
-            attention=self._attention(layer),
+            attention=self._attention(layer, layer if cached_as is None else cached_as),
             feed_forward_norm=self._vector(layer, "post_attention_layernorm"),
             feed_forward=self._feed_forward(layer) if dense else self._mixture(layer),
             epsilon=self.config.rms_norm_eps,
@@ -153,7 +154,7 @@ class Loader:
             final_norm=self._vector(layer, "shared_head.norm"),
         )
 
-    def _attention(self, layer: int) -> Attention:
+    def _attention(self, layer: int, cached_as: int) -> Attention:
         compressed = self.config.q_lora_rank is not None
         weights = AttentionWeights(
             q_a=self._matrix(layer, "q_a_proj") if compressed else None,
@@ -166,7 +167,7 @@ class Loader:
         )
         shape = HeadShape.of(self.config, self.group.size)
         epsilon = self.config.rms_norm_eps
-        return Attention(layer, weights, shape, epsilon, self.ops, self.group)
+        return Attention(cached_as, weights, shape, epsilon, self.ops, self.group)
 
     def _feed_forward(self, layer: int) -> FeedForward:
         gate, up, down = (

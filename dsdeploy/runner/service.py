@@ -19,15 +19,31 @@ class EngineService:
     """Requests may be submitted and cancelled from any thread."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+        self._engine = engine
+        self._submitted = 0
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """Requests that no step has taken up yet."""
+        return self._submitted + len(self._engine.waiting)
+
+    @property
+    def busy(self) -> bool:
+        return self._submitted > 0 or self._engine.busy
+
     def submit(self, requests: Sequence[Request]) -> Callable[[], None]:
         """Begin them all; what it gives cancels those that have not ended."""
         running: list[Running] = []
-        self._calls.put(lambda: running.extend(self.engine.add(request) for request in requests))
+
+        def begin() -> None:
+            self._submitted -= len(requests)
+            running.extend(self._engine.add(request) for request in requests)
+
+        self._submitted += len(requests)
+        self._calls.put(begin)
 
         def cancel() -> None:
             for sequence in running:
@@ -35,28 +51,31 @@ class EngineService:
 
         return lambda: self._calls.put(cancel)
 
+    def end_all(self, output: Output) -> None:
+        self._calls.put(lambda: self._engine.end_all(output))
+
     def close(self) -> None:
-        """End at once: requests that still run are told."""
+        """End at once."""
         self._calls.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         while True:
             try:
-                call = self._calls.get(block=not self.engine.busy)
+                call = self._calls.get(block=not self._engine.busy)
             except queue.Empty:
                 self._step()
                 continue
             if call is None:
                 break
             call()
-        self.engine.end_all(Output(finish_reason="error", error="The server is shutting down."))
-        self.engine.executor.close()
+        self._engine.end_all(Output(finish_reason="error", error="The engine has ended."))
+        self._engine.executor.close()
 
     def _step(self) -> None:
         try:
-            self.engine.step()
+            self._engine.step()
         except Exception as error:
             log.exception("a step has failed")
             message = error.message if isinstance(error, DeployError) else "The engine has failed."
-            self.engine.end_all(Output(finish_reason="error", error=message))
+            self._engine.end_all(Output(finish_reason="error", error=message))

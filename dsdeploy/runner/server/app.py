@@ -1,0 +1,155 @@
+"""The routes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route, Router
+
+from dsdeploy import __version__
+from dsdeploy.resources import read_template
+from dsdeploy.runner.server.bodies import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    TokenizeBody,
+    explain,
+)
+from dsdeploy.runner.server.endpoint import Endpoint
+from dsdeploy.runner.server.intake import Asked
+from dsdeploy.runner.server.metrics import CONTENT_TYPE
+from dsdeploy.runner.server.refusal import RefusedError
+from dsdeploy.runner.server.reply import Reply
+
+Body = TypeVar("Body", bound=BaseModel)
+
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+
+
+def build_app(endpoint: Endpoint) -> Router:
+    routes = Routes(endpoint)
+    return Router(
+        [
+            Route("/", routes.page),
+            Route("/health", routes.health),
+            Route("/metrics", routes.metrics),
+            Route("/version", routes.version),
+            Route("/facts.json", routes.facts),
+            Route("/v1/models", routes.models),
+            Route("/v1/completions", routes.completions, methods=["POST"]),
+            Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/tokenize", routes.tokenize, methods=["POST"]),
+            Route("/detokenize", routes.detokenize, methods=["POST"]),
+        ],
+        default=_not_found,
+        redirect_slashes=False,
+    )
+
+
+async def _not_found(scope: Any, receive: Any, send: Any) -> None:
+    raise RefusedError(404, f"There is nothing at {scope['path']}.", "not_found")
+
+
+async def _body(request: Request, kind: type[Body]) -> Body:
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        # A page of another origin cannot send this type unasked.
+        raise RefusedError(415, "Send the body with the header `Content-Type: application/json`.")
+    try:
+        raw = await request.body()
+    except ClientDisconnect:
+        raise ConnectionError from None
+    try:
+        return await run_in_threadpool(_parse, raw, kind)
+    except ValidationError as error:
+        fault = explain(error)
+        raise RefusedError(400, fault.message, param=fault.hint or None) from None
+    except (ValueError, RecursionError):
+        raise RefusedError(
+            400, "The body is not JSON, or nested too deeply.", "invalid_json"
+        ) from None
+
+
+def _parse(raw: bytes, kind: type[Body]) -> Body:
+    return kind.model_validate(json.loads(raw, parse_constant=_no_constant))
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+class Routes:
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint, self._intake = endpoint, endpoint.intake
+
+    async def page(self, request: Request) -> Response:
+        return HTMLResponse(read_template("chat/index.html"), headers=PAGE_HEADERS)
+
+    async def health(self, request: Request) -> Response:
+        return Response(status_code=503 if self._endpoint.draining else 200)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._endpoint.metrics.text(), media_type=CONTENT_TYPE)
+
+    async def version(self, request: Request) -> Response:
+        return JSONResponse({"version": __version__})
+
+    async def facts(self, request: Request) -> Response:
+        return JSONResponse(dict(self._endpoint.facts))
+
+    async def models(self, request: Request) -> Response:
+        self._endpoint.demand_open()
+        entry = {
+            "id": self._intake.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "dsdeploy",
+            "max_model_len": self._intake.context,
+        }
+        return JSONResponse({"object": "list", "data": [entry]})
+
+    async def tokenize(self, request: Request) -> Response:
+        body = await _body(request, TokenizeBody)
+        tokens = await run_in_threadpool(self._tokens, body)
+        return JSONResponse(
+            {"count": len(tokens), "max_model_len": self._intake.context, "tokens": tokens}
+        )
+
+    def _tokens(self, body: TokenizeBody) -> list[int]:
+        if body.messages is not None:
+            return self._intake.chat_prompt(body.messages, {})
+        return self._intake.tokenizer.encode(body.prompt or "", body.add_special_tokens)
+
+    async def detokenize(self, request: Request) -> Response:
+        body = await _body(request, DetokenizeBody)
+        text = await run_in_threadpool(self._intake.tokenizer.decode, body.tokens)
+        return JSONResponse({"prompt": text})
+
+    async def completions(self, request: Request) -> Response:
+        body = await _body(request, CompletionBody)
+        asked = await run_in_threadpool(self._intake.completion, body)
+        return await self._answer(request, body, asked)
+
+    async def chat(self, request: Request) -> Response:
+        body = await _body(request, ChatBody)
+        asked = await run_in_threadpool(self._intake.chat, body)
+        return await self._answer(request, body, asked)
+
+    async def _answer(
+        self, request: Request, body: ChatBody | CompletionBody, asked: Asked
+    ) -> Response:
+        generation = self._endpoint.generate(asked)
+        reply = Reply(generation, asked.choices(), asked.shape, self._endpoint.metrics)
+        if body.stream:
+            return reply.stream(bool(body.stream_options and body.stream_options.include_usage))
+        return await reply.whole(request)
