@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .venv/ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e .
+	$(BIN)/pip install -q -c constraints.txt -e '.[native]'
 	touch $@
 
 .venv/test-ready: .venv/ready
@@ -18,7 +18,7 @@ demo: .venv/ready
 	$(BIN)/dsdeploy inspect demo-output/fp8
 	$(BIN)/dsdeploy convert demo-output/fp8 demo-output/bf16
 	$(BIN)/dsdeploy inspect --deep demo-output/bf16
-	$(BIN)/dsdeploy convert demo-output/fp8 demo-output/ranks --to same --layout demo --ranks 2
+	$(BIN)/python demo.py demo-output/bf16
 
 lint: .venv/test-ready
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, "<": operator.lt, "=": operator.eq}
-_PLACES = {"GB/s": 2, "MB/s": 0, "%": 0, "x": 2, "s": 2, "MB": 0, "bytes": 0}
+_PLACES = {"tokens/s": 1, "GB/s": 2, "MB/s": 0, "%": 0, "x": 2, "s": 2, "MB": 0, "bytes": 0}
 
 
 @dataclass(frozen=True)

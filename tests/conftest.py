@@ -1,5 +1,12 @@
 """What all tests share: the command in this process, and small checkpoints made with it."""
 
+import os
+
+# Tests run side by side: threads of one would wait for cores that another has. Before numba and
+# torch are imported, and for the processes that tests start.
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from click.testing import CliRunner
 from hypothesis import settings

@@ -41,7 +41,10 @@ def _scales(weight: Weight) -> NDArray[np.float32]:
 class CompiledOps:
     def __init__(self, powers_of_two: bool) -> None:
         self._powers_of_two = powers_of_two
-        numba.set_num_threads(min(torch.get_num_threads(), numba.get_num_threads()))
+        self._threads = min(torch.get_num_threads(), numba.get_num_threads())
+
+    def begin(self) -> None:
+        numba.set_num_threads(self._threads)  # which numba keeps for each thread
 
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
         out = torch.empty(x_TD.shape)
@@ -133,7 +136,7 @@ class CompiledOps:
             _flat(rows_RL),
             _flat(kv_b.values),
             *_dimensions(shape),
-            _U(numba.get_num_threads()),
+            _U(self._threads),
             _flat(out),
         )
         return out

@@ -82,6 +82,7 @@ class Model:
     @torch.inference_mode()
     def hidden(self, step: Step, cache: LatentCache) -> Tensor:
         """The state of each token after the final norm, [T, D]; fills the cache."""
+        self.ops.begin()
         x_TD = self._embed(step.tokens)
         for layer in self.layers:
             x_TD = layer(x_TD, step, cache, self.rotation)
@@ -100,6 +101,7 @@ class Model:
         if self.mtp is None:
             raise RuntimeError("this model has been loaded without its MTP layer")
         mtp, epsilon = self.mtp, self.config.rms_norm_eps
+        self.ops.begin()
         embedded_TD = self._embed(step.tokens)
         embedded_TD = embedded_TD.masked_fill((step.positions == 0)[:, None], 0.0)
         pair = torch.cat(

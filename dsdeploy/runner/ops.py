@@ -106,6 +106,9 @@ class DecodingQueries:
 
 
 class Ops(Protocol):
+    def begin(self) -> None:
+        """Before a step, in the thread that computes it."""
+
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor: ...
 
     def linear(self, x_TK: Tensor, weight: Weight) -> Tensor:

@@ -42,6 +42,9 @@ class PlainOps:
     def __init__(self, powers_of_two: bool) -> None:
         self._powers_of_two = powers_of_two
 
+    def begin(self) -> None:
+        pass
+
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
         return x_TD * torch.rsqrt(x_TD.pow(2).mean(-1, keepdim=True) + epsilon) * weight_D
 

@@ -25,6 +25,7 @@ _LOGITS_TOKENS = 256
 @torch.inference_mode()
 def score(loader: Loader, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
     """For each prompt, the log-probability of each token but the first."""
+    loader.ops.begin()
     steps = [_whole(prompt) for prompt in prompts]
     embedding = loader.embedding()
     states = [F.embedding(step.tokens, embedding).float() for step in steps]

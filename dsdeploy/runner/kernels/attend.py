@@ -27,18 +27,30 @@ _ZERO, _ONE, _PAGE, _ROWS = U(0), U(1), U(PAGE_TOKENS), U(ROWS)
 _F = np.float32
 
 
-@njit(nogil=True)
-def _softmax(scores: Any, start: Any, count: Any, scale: Any) -> Any:
-    """Not divided by the sum, which is returned."""
+@njit(nogil=True, fastmath={"nnan", "nsz", "reassoc"})
+def _largest(values: Any, start: Any, count: Any) -> Any:
     largest = _F(-np.inf)
     for at in range(start, start + count):
-        largest = max(largest, scores[at])
+        largest = max(largest, values[at])
+    return largest
+
+
+@njit(nogil=True, fastmath={"nsz", "reassoc"})
+def _sum(values: Any, start: Any, count: Any) -> Any:
+    """In an order that depends on `count` alone."""
+    total = _F(0)
+    for at in range(start, start + count):
+        total += values[at]
+    return total
+
+
+@njit(nogil=True)
+def _softmax(scores: Any, start: Any, count: Any, scale: Any) -> Any:
+    """Not divided by the sum, whose inverse is returned."""
+    largest = _largest(scores, start, count)
     for at in range(start, start + count):
         scores[at] = exponential((scores[at] - largest) * scale)
-    total = 0.0
-    for at in range(start, start + count):
-        total += np.float64(scores[at])
-    return _F(1.0 / total)
+    return _F(1) / _sum(scores, start, count)
 
 
 @compiled(parallel=True)
@@ -49,7 +61,8 @@ def absorbed(
     """q [B, H, N + R] -> out [B, H, V]; query b sees lengths[b] keys of sequence owners[b], whose
     pages are tables[owners[b]]. kv_b [H, N + V, L] is applied to the query and to the sum, so that
     a key costs one row of the cache for all heads."""
-    parts = max((heads + _ROWS - _ONE) // _ROWS, min(threads, heads))
+    tiles = (heads + _ROWS - _ONE) // _ROWS
+    parts = min((tiles + threads - _ONE) // threads * threads, heads)
     width, row = n + r, latent + r
     for task in prange(U(lengths.shape[0]) * parts):
         b, part = U(task) // parts, U(task) % parts
@@ -96,7 +109,7 @@ def _gather(rows: Any, table: Any, keys: Any, row: Any, target: Any) -> None:
     for start in range(_ZERO, keys, _PAGE):
         at = U(table[start // _PAGE]) * _PAGE * row
         count = min(_PAGE, keys - start)
-        widen_rows(rows, at, count, row, NO_SCALES, _ZERO, target[start * row :])
+        widen_rows(rows, at, count, row, NO_SCALES, _ZERO, target, start * row)
 
 
 @compiled(parallel=True)
@@ -112,7 +125,7 @@ def naive(
     for task in prange(heads):
         h = U(task)
         weights = np.empty((n + v) * latent, np.float32)
-        widen_rows(kv_b, h * (n + v) * latent, n + v, latent, NO_SCALES, _ZERO, weights)
+        widen_rows(kv_b, h * (n + v) * latent, n + v, latent, NO_SCALES, _ZERO, weights, _ZERO)
         expanded_k = np.empty(keys * width, np.float32)
         expanded_v = np.empty(keys * v, np.float32)
         dot_rows(

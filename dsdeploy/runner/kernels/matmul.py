@@ -14,21 +14,29 @@ from numba import njit, prange
 from dsdeploy.jit import compiled
 from dsdeploy.runner.kernels.tiles import (
     COLUMNS,
+    LANES,
     ROWS,
     SUM_WIDTH,
-    dot_tile_column,
-    dot_tile_full,
-    dot_tile_one,
-    dot_tile_row,
-    sum_tile_full,
-    sum_tile_one,
-    sum_tile_row,
-    widen_element,
+    dot_tile_1x1,
+    dot_tile_1x4,
+    dot_tile_2x4,
+    dot_tile_4x4,
+    dot_tile_6x4,
+    sum_tile_1,
+    sum_tile_2,
+    sum_tile_4,
+    sum_tile_6,
+    sum_tile_one_lane,
+    widen_tile_full,
+    widen_tile_one,
 )
 
 U = np.uintp
-_ROWS, _COLUMNS, _WIDTH = U(ROWS), U(COLUMNS), U(SUM_WIDTH)
+_COLUMNS, _LANES, _WIDTH = U(COLUMNS), U(LANES), U(SUM_WIDTH)
 _ZERO, _ONE, _BLOCK = U(0), U(1), U(128)
+_TALL = ROWS == 6
+_FEW = U(2 * ROWS)
+"""Rows for which weights are widened in registers, again for each tile of rows."""
 PANEL = U(16)
 """Outputs whose weights are widened together when many rows use them; it divides 128."""
 NO_SCALES = np.ones(1, np.float32)
@@ -41,76 +49,36 @@ def dot_rows(
     scales: Any, scales_at: Any, k: Any, out: Any, out_at: Any, out_stride: Any,
 ) -> None:  # fmt: skip
     """out[r, c] = x[r] . w[c] for all rows and columns, which share one row of scales."""
+    # fmt: off
     c = _ZERO
     while c < columns:
-        wide = c + _COLUMNS <= columns
-        at = w_at + c * w_stride
+        wide, at = c + _COLUMNS <= columns, w_at + c * w_stride
         r = _ZERO
         while r < rows:
-            tall = r + _ROWS <= rows
-            x_row, place = x_at + r * x_stride, out_at + r * out_stride + c
-            if tall and wide:
-                dot_tile_full(
-                    x,
-                    x_row,
-                    x_stride,
-                    w,
-                    at,
-                    w_stride,
-                    scales,
-                    scales_at,
-                    k,
-                    out,
-                    place,
-                    out_stride,
-                )
-            elif wide:
-                dot_tile_row(
-                    x,
-                    x_row,
-                    x_stride,
-                    w,
-                    at,
-                    w_stride,
-                    scales,
-                    scales_at,
-                    k,
-                    out,
-                    place,
-                    out_stride,
-                )
-            elif tall:
-                dot_tile_column(
-                    x,
-                    x_row,
-                    x_stride,
-                    w,
-                    at,
-                    w_stride,
-                    scales,
-                    scales_at,
-                    k,
-                    out,
-                    place,
-                    out_stride,
-                )
+            left, x_row, place = rows - r, x_at + r * x_stride, out_at + r * out_stride + c
+            if not wide:
+                height = U(1)
+                dot_tile_1x1(x, x_row, x_stride, w, at, w_stride, scales, scales_at, k, out, place,
+                             out_stride)
+            elif _TALL and left >= U(6):
+                height = U(6)
+                dot_tile_6x4(x, x_row, x_stride, w, at, w_stride, scales, scales_at, k, out, place,
+                             out_stride)
+            elif _TALL and left >= U(4):
+                height = U(4)
+                dot_tile_4x4(x, x_row, x_stride, w, at, w_stride, scales, scales_at, k, out, place,
+                             out_stride)
+            elif left >= U(2):
+                height = U(2)
+                dot_tile_2x4(x, x_row, x_stride, w, at, w_stride, scales, scales_at, k, out, place,
+                             out_stride)
             else:
-                dot_tile_one(
-                    x,
-                    x_row,
-                    x_stride,
-                    w,
-                    at,
-                    w_stride,
-                    scales,
-                    scales_at,
-                    k,
-                    out,
-                    place,
-                    out_stride,
-                )
-            r += _ROWS if tall else _ONE
+                height = U(1)
+                dot_tile_1x4(x, x_row, x_stride, w, at, w_stride, scales, scales_at, k, out, place,
+                             out_stride)
+            r += height
         c += _COLUMNS if wide else _ONE
+    # fmt: on
 
 
 @njit(nogil=True)
@@ -119,44 +87,50 @@ def sum_rows(
     out: Any, out_at: Any, out_stride: Any, width: Any,
 ) -> None:  # fmt: skip
     """out[r, :width] += sum over s < count of p[r, s] v[s, :width]."""
+    # fmt: off
     c = _ZERO
     while c < width:
         wide = c + _WIDTH <= width
         r = _ZERO
         while r < rows:
-            tall = wide and r + _ROWS <= rows
-            p_row, place = p_at + r * p_stride, out_at + r * out_stride + c
-            if tall:
-                sum_tile_full(
-                    p, p_row, p_stride, v, v_at + c, v_stride, count, out, place, out_stride
-                )
-            elif wide:
-                sum_tile_row(
-                    p, p_row, p_stride, v, v_at + c, v_stride, count, out, place, out_stride
-                )
+            left, p_row, place = rows - r, p_at + r * p_stride, out_at + r * out_stride + c
+            if not wide:
+                height = U(1)
+                sum_tile_one_lane(p, p_row, p_stride, v, v_at + c, v_stride, count, out, place,
+                                  out_stride)
+            elif _TALL and left >= U(6):
+                height = U(6)
+                sum_tile_6(p, p_row, p_stride, v, v_at + c, v_stride, count, out, place, out_stride)
+            elif _TALL and left >= U(4):
+                height = U(4)
+                sum_tile_4(p, p_row, p_stride, v, v_at + c, v_stride, count, out, place, out_stride)
+            elif left >= U(2):
+                height = U(2)
+                sum_tile_2(p, p_row, p_stride, v, v_at + c, v_stride, count, out, place, out_stride)
             else:
-                sum_tile_one(
-                    p, p_row, p_stride, v, v_at + c, v_stride, count, out, place, out_stride
-                )
-            r += _ROWS if tall else _ONE
+                height = U(1)
+                sum_tile_1(p, p_row, p_stride, v, v_at + c, v_stride, count, out, place, out_stride)
+            r += height
         c += _WIDTH if wide else _ONE
+    # fmt: on
 
 
 @njit(nogil=True)
 def widen_rows(
-    w: Any, w_at: Any, rows: Any, k: Any, scales: Any, scales_at: Any, target: Any
+    w: Any, w_at: Any, rows: Any, k: Any, scales: Any, scales_at: Any, target: Any, target_at: Any
 ) -> None:
     """Adjacent rows of weights [rows, k], which share one row of scales, as float32."""
     scaled = w.itemsize == 1
     for r in range(rows):
-        start = _ZERO
-        while start < k:
-            stop = min(k, start + _BLOCK)
-            scale = scales[scales_at + start // _BLOCK] if scaled else np.float32(1)
-            for index in range(start, stop):
-                value = widen_element(w, w_at + r * k + index)  # type: ignore[call-arg, var-annotated]
-                target[r * k + index] = value * scale
-            start = stop
+        at = _ZERO
+        while at < k:
+            scale = scales[scales_at + at // _BLOCK] if scaled else np.float32(1)
+            if at + _LANES <= k:
+                widen_tile_full(w, w_at + r * k + at, scale, target, target_at + r * k + at)
+                at += _LANES
+            else:
+                widen_tile_one(w, w_at + r * k + at, scale, target, target_at + r * k + at)
+                at += _ONE
 
 
 @njit(nogil=True)
@@ -168,13 +142,13 @@ def panel(
     columns = min(PANEL, n - first)
     w_at += first * k
     scales_at += first // _BLOCK * ((k + _BLOCK - _ONE) // _BLOCK)
-    if rows <= _ROWS:
+    if rows <= _FEW:
         dot_rows(
             x, x_at, k, rows, w, w_at, k, columns, scales, scales_at, k, out, out_at, out_stride
         )
         return
     wide = np.empty(columns * k, np.float32)
-    widen_rows(w, w_at, columns, k, scales, scales_at, wide)
+    widen_rows(w, w_at, columns, k, scales, scales_at, wide, _ZERO)
     dot_rows(x, x_at, k, rows, wide, _ZERO, k, columns, scales, _ZERO, k, out, out_at, out_stride)
 
 
@@ -196,7 +170,7 @@ def widen_matrix(codes: Any, rows: Any, k: Any, scales: Any, target: Any) -> Non
     """e4m3 codes [rows, k] with their grid of scales -> float32, one product each."""
     per_row = (k + _BLOCK - _ONE) // _BLOCK
     for r in range(rows):
-        widen_rows(codes, r * k, _ONE, k, scales, r // _BLOCK * per_row, target[r * k :])
+        widen_rows(codes, r * k, _ONE, k, scales, r // _BLOCK * per_row, target, r * k)
 
 
 @compiled()

@@ -24,8 +24,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
-ROWS = 6 if LANES == 16 else 3
-"""Rows of the largest tile; with four columns its accumulators fill the vector registers."""
+ROWS = 6 if LANES == 16 else 2
+"""Rows of the largest tile: with four columns its accumulators fill the vector registers."""
 COLUMNS = 4
 """It divides 128, so that the columns of one tile share an FP8 scale."""
 
@@ -229,26 +229,37 @@ def _sum_tile(rows: int, lanes: int, vectors: int) -> Any:
     return sum_tile
 
 
-dot_tile_full = _dot_tile(ROWS, COLUMNS)
-dot_tile_row = _dot_tile(1, COLUMNS)
-dot_tile_column = _dot_tile(ROWS, 1)
-dot_tile_one = _dot_tile(1, 1)
+dot_tile_6x4 = _dot_tile(6, COLUMNS)
+dot_tile_4x4 = _dot_tile(4, COLUMNS)
+dot_tile_2x4 = _dot_tile(2, COLUMNS)
+dot_tile_1x4 = _dot_tile(1, COLUMNS)
+dot_tile_1x1 = _dot_tile(1, 1)
 
 SUM_WIDTH = LANES * 4
-sum_tile_full = _sum_tile(ROWS, LANES, 4)
-sum_tile_row = _sum_tile(1, LANES, 4)
-sum_tile_one = _sum_tile(1, 1, 1)
+sum_tile_6 = _sum_tile(6, LANES, 4)
+sum_tile_4 = _sum_tile(4, LANES, 4)
+sum_tile_2 = _sum_tile(2, LANES, 4)
+sum_tile_1 = _sum_tile(1, LANES, 4)
+sum_tile_one_lane = _sum_tile(1, 1, 1)
 
 
-@intrinsic
-def widen_element(_context: Any, w: Any, at: Any) -> Any:
-    """w[at] as float32; e4m3 codes without their scale."""
+def _widen_tile(lanes: int) -> Any:
+    """target[target_at ...] = w[at ...] x scale, `lanes` of them, as float32. The scale is for
+    e4m3 codes; other formats have none."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = _Array(context, builder, signature.args[0], arguments[0])
-        value = _total(builder, array.load(arguments[1], 1))
-        if str(signature.args[0].dtype) == "uint8":
-            value = builder.fmul(value, ir.Constant(_F32, 256.0))
-        return value
+        w = _Array(context, builder, signature.args[0], arguments[0])
+        target = _Array(context, builder, signature.args[3], arguments[3])
+        raised = builder.fmul(arguments[2], ir.Constant(_F32, 256.0))  # see _widen
+        target.store(w.load_scaled(arguments[1], raised, lanes), arguments[4])
+        return context.get_dummy_value()
 
-    return types.float32(w, at), build
+    @intrinsic
+    def widen_tile(_context: Any, w: Any, at: Any, scale: Any, target: Any, target_at: Any) -> Any:
+        return types.void(w, at, types.float32, target, target_at), build
+
+    return widen_tile
+
+
+widen_tile_full = _widen_tile(LANES)
+widen_tile_one = _widen_tile(1)
