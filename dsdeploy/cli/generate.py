@@ -81,8 +81,12 @@ def command(
 
 def _one(out: Output, runner: Runner, model: Path, body: dict[str, Any]) -> None:
     from dsdeploy.runner.offline import ask, begin
+    from dsdeploy.runner.server.refusal import RefusedError
 
-    asked = ask(runner.intake(model.name), body)
+    try:
+        asked = ask(runner.intake(model.name), body)
+    except RefusedError as refusal:
+        raise UsageError(str(refusal)) from None
     begun = time.monotonic()
     first: list[float] = []
     answers: list[Any] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +80,12 @@ def _entry(prompt: list[int], found: list[float]) -> dict[str, Any]:
 
 
 def _prompts(source: Path) -> list[str | list[int]]:
+    from dsdeploy.runner.server.bodies import read_json
+
     found = []
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(source.read_bytes().splitlines(), 1):
         try:
-            prompt = json.loads(line)["prompt"]
+            prompt = read_json(line)["prompt"]
         except (ValueError, TypeError, KeyError, RecursionError):
             prompt = None
         tokens = isinstance(prompt, list) and all(isinstance(t, int) and t >= 0 for t in prompt)
@@ -94,4 +95,6 @@ def _prompts(source: Path) -> list[str | list[int]]:
                 'Write {"prompt": "text"} on each line.',
             )
         found.append(prompt)
+    if not found:
+        raise UsageError(f"{source} is empty.", 'Write {"prompt": "text"} on each line.')
     return found

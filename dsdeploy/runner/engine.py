@@ -189,7 +189,7 @@ class Engine:
             ended = self._ends(sequence, token)
             text += "" if ended else sequence.text.add(token)
             reason = self._reason(sequence, ended)
-            if reason or index == len(drafts) or token != drafts[index]:
+            if reason or index == len(rows) - 1 or token != drafts[index]:
                 break
             self.counters.accepted_tokens += 1
         new = tuple(sequence.tokens[before:])

@@ -19,7 +19,7 @@ from dsdeploy.errors import UsageError
 from dsdeploy.runner.engine import Engine
 from dsdeploy.runner.request import Output, Request
 from dsdeploy.runner.server.answers import Choice
-from dsdeploy.runner.server.bodies import ChatBody, CompletionBody, explain
+from dsdeploy.runner.server.bodies import ChatBody, CompletionBody, explain, read_json
 from dsdeploy.runner.server.intake import Asked, Intake
 from dsdeploy.runner.server.refusal import RefusedError, error_body
 
@@ -60,17 +60,18 @@ def run_file(engine: Engine, intake: Intake, source: Path, target: Path) -> tupl
 def _read(source: Path) -> list[dict[str, Any]]:
     """All lines, before any work begins."""
     found = []
-    for number, text in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            body = json.loads(text)
-        except (ValueError, RecursionError):
-            body = None
-        if not isinstance(body, dict):
-            raise UsageError(
-                f"{source}, line {number} is not a JSON object.",
-                'Write a request on each line: {"prompt": "...", "max_tokens": 64}',
-            )
-        found.append(body)
+    with source.open("rb") as lines:  # of bytes: U+2028 ends no line, and may stand in a string
+        for number, line in enumerate(lines, 1):
+            try:
+                body = read_json(line)
+            except (ValueError, RecursionError):
+                body = None
+            if not isinstance(body, dict):
+                raise UsageError(
+                    f"{source}, line {number} is not a JSON object in UTF-8.",
+                    'Write a request on each line: {"prompt": "...", "max_tokens": 64}',
+                )
+            found.append(body)
     return found
 
 

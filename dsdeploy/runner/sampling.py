@@ -26,8 +26,9 @@ def choose(
     scores = adjust(logits_W, sampling, prompt, output)
     if sampling.temperature == 0:
         return int(scores.argmax())
-    scaled = scores.astype(np.float64) / sampling.temperature
-    shares = np.exp(scaled - scaled.max())
+    below = scores.astype(np.float64) - scores.max()
+    with np.errstate(over="ignore"):  # near 0 a temperature leaves the best alone
+        shares = np.exp(below / sampling.temperature)
     tokens, shares = _candidates(shares, sampling)
     sums = shares.cumsum()
     place = np.searchsorted(sums, uniform(sampling.seed, len(output)) * sums[-1], side="right")

@@ -66,8 +66,9 @@ class Sequence:
 
     def take_up(self, pages: list[int]) -> None:
         """Begin with pages that hold the first tokens of the prompt."""
-        self.pages = pages
-        self.cached = self.reused = len(pages) * PAGE_TOKENS
+        self.pages, self.cached = pages, len(pages) * PAGE_TOKENS
+        if not self.output:  # later they are its own, from before it was preempted
+            self.reused = self.cached
 
     def forget_cache(self) -> None:
         self.pages, self.cached, self.drafts = [], 0, []

@@ -21,6 +21,7 @@ class EngineService:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._submitted = 0
+        self._counting = threading.Lock()
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -39,10 +40,12 @@ class EngineService:
         running: list[Running] = []
 
         def begin() -> None:
-            self._submitted -= len(requests)
             running.extend(self._engine.add(request) for request in requests)
+            with self._counting:
+                self._submitted -= len(requests)
 
-        self._submitted += len(requests)
+        with self._counting:
+            self._submitted += len(requests)
         self._calls.put(begin)
 
         def cancel() -> None:

@@ -168,7 +168,7 @@ def _read_stored(
 ) -> None:
     """Bytes from (row, column) `first` on: one range if rows are whole, else one a row."""
     position = first[0] * stride + first[1] * item
-    if target.shape[1] == stride:
+    if target.shape[1] == stride and target.flags.c_contiguous:
         stored.read_into(target.reshape(-1), position)
         return
     start = stored.entry.start + position

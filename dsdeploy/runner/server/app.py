@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,6 +18,7 @@ from dsdeploy.runner.server.bodies import (
     DetokenizeBody,
     TokenizeBody,
     explain,
+    read_json,
 )
 from dsdeploy.runner.server.endpoint import Endpoint
 from dsdeploy.runner.server.intake import Asked
@@ -81,11 +81,7 @@ async def _body(request: Request, kind: type[Body]) -> Body:
 
 
 def _parse(raw: bytes, kind: type[Body]) -> Body:
-    return kind.model_validate(json.loads(raw, parse_constant=_no_constant))
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    return kind.model_validate(read_json(raw))
 
 
 class Routes:
@@ -148,8 +144,8 @@ class Routes:
     async def _answer(
         self, request: Request, body: ChatBody | CompletionBody, asked: Asked
     ) -> Response:
-        generation = self._endpoint.generate(asked)
-        reply = Reply(generation, asked.choices(), asked.shape, self._endpoint.metrics)
+        self._endpoint.demand_room(len(asked.prompts))
+        reply = Reply(self._endpoint, asked)
         if body.stream:
             return reply.stream(bool(body.stream_options and body.stream_options.include_usage))
         return await reply.whole(request)

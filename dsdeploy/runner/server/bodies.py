@@ -6,6 +6,7 @@ not implemented are refused.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -195,6 +196,20 @@ class DetokenizeBody(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     tokens: list[Token]
+
+
+def read_json(raw: bytes) -> Any:
+    """Raises ValueError or RecursionError for what is not JSON in UTF-8. NaN and Infinity are not,
+    and half of a surrogate pair is no text."""
+    text = raw.decode("utf-8")
+    value = json.loads(text, parse_constant=_no_constant)
+    if "\\ud" in text.lower():
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def explain(error: ValidationError) -> UsageError:

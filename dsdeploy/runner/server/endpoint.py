@@ -29,11 +29,12 @@ class Endpoint:
             sentence = "The server is shutting down."
             raise RefusedError(503, sentence, "shutting_down", retry_after=30)
 
-    def generate(self, asked: Asked) -> Generation:
-        """Raises RefusedError when too many wait already."""
+    def demand_room(self, choices: int) -> None:
         self.demand_open()
         waiting = self.service.waiting
-        if waiting + len(asked.prompts) > self.max_waiting:
+        if waiting + choices > self.max_waiting:
             sentence = f"{waiting} requests are waiting already; try again later."
             raise RefusedError(429, sentence, "queue_full", retry_after=5)
+
+    def generate(self, asked: Asked) -> Generation:
         return Generation(self.service, self.mailbox, asked.prompts, asked.settings)

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from dsdeploy.runner.request import Output
-from dsdeploy.runner.server.answers import END_OF_STREAM, Choice, event
-from dsdeploy.runner.server.generation import Generation
-from dsdeploy.runner.server.metrics import Metrics
+from dsdeploy.runner.server.answers import END_OF_STREAM, event
+from dsdeploy.runner.server.endpoint import Endpoint
+from dsdeploy.runner.server.intake import Asked
 from dsdeploy.runner.server.refusal import RefusedError, error_body
-from dsdeploy.runner.server.shapes import Shape
 
 
 class Reply:
-    """The choices of one request as they grow."""
+    """The choices of one request as they grow. The engine is asked when somebody listens: what
+    was never begun need not be cancelled."""
 
-    def __init__(
-        self, generation: Generation, choices: list[Choice], shape: Shape, metrics: Metrics
-    ) -> None:
-        self._generation, self._choices, self._shape = generation, choices, shape
-        self._metrics = metrics
+    def __init__(self, endpoint: Endpoint, asked: Asked) -> None:
+        self._endpoint, self._asked, self._shape = endpoint, asked, asked.shape
+        self._choices = asked.choices()
         self._begun = time.monotonic()
-        self._latest: list[float | None] = [None] * len(choices)
+        self._latest: list[float | None] = [None] * len(self._choices)
 
     async def whole(self, request: Request) -> Response:
         growing = asyncio.ensure_future(self._grow())
@@ -38,22 +37,26 @@ class Reply:
                 raise ConnectionError("the client has left")
             await growing
         finally:
-            self._generation.close()
-            for task in (growing, leaving):
-                task.cancel()
+            growing.cancel()
+            leaving.cancel()
         return JSONResponse(self._shape.whole(self._choices))
 
     async def _grow(self) -> None:
-        async for _ in self._outputs():
-            pass
+        async with aclosing(self._outputs()) as outputs:
+            async for _ in outputs:
+                pass
 
-    async def _outputs(self) -> AsyncIterator[tuple[int, Output]]:
-        async for index, output in self._generation.outputs():
-            self._choices[index].add(output)
-            self._measure(index, output)
-            if output.error is not None:
-                raise RefusedError(503, output.error, "engine_error", retry_after=30)
-            yield index, output
+    async def _outputs(self) -> AsyncGenerator[tuple[int, Output]]:
+        generation = self._endpoint.generate(self._asked)
+        try:
+            async for index, output in generation.outputs():
+                self._choices[index].add(output)
+                self._measure(index, output)
+                if output.error is not None:
+                    raise RefusedError(503, output.error, "engine_error", retry_after=30)
+                yield index, output
+        finally:
+            generation.close()
 
     def stream(self, include_usage: bool) -> Response:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -66,9 +69,10 @@ class Reply:
             for index in range(len(self._choices)):
                 if (opening := self._shape.opening(index)) is not None:
                     yield event({**opening, **usage})
-            async for index, output in self._outputs():
-                if output.text or output.logprobs or output.finish_reason:
-                    yield event({**self._shape.piece(index, output), **usage})
+            async with aclosing(self._outputs()) as outputs:
+                async for index, output in outputs:
+                    if output.text or output.logprobs or output.finish_reason:
+                        yield event({**self._shape.piece(index, output), **usage})
             if include_usage:
                 yield event(self._shape.closing(self._choices))
             yield END_OF_STREAM
@@ -77,18 +81,16 @@ class Reply:
         except Exception:
             yield event(error_body("The server has failed.", 500, "internal_error"))
             raise
-        finally:
-            self._generation.close()
 
     def _measure(self, index: int, output: Output) -> None:
         now = time.monotonic()
         latest, self._latest[index] = self._latest[index], now
         if latest is None:
-            self._metrics.first_token(now - self._begun)
+            self._endpoint.metrics.first_token(now - self._begun)
         elif output.tokens:
-            self._metrics.next_token((now - latest) / len(output.tokens))
+            self._endpoint.metrics.next_token((now - latest) / len(output.tokens))
         if output.finish_reason is not None:
-            self._metrics.ended(output.finish_reason, now - self._begun)
+            self._endpoint.metrics.ended(output.finish_reason, now - self._begun)
 
 
 async def _left(request: Request) -> None:
