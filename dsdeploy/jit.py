@@ -10,7 +10,10 @@ from numba import njit
 
 def compiled(parallel: bool = False) -> Callable[[Any], Any]:
     """Compiled at its first call and kept for later processes, where there is a place to keep it.
-    Holds no lock of the interpreter while it runs."""
+    Holds no lock of the interpreter while it runs.
+
+    What is kept is made anew when the function's own file changes, not when one that it calls
+    does: after such an edit, delete the `__pycache__` folders."""
 
     def decorate(function: Any) -> Any:
         try:

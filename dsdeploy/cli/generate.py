@@ -61,22 +61,27 @@ def command(
     runner = start_runner(out, model, settings)
     if runner is None:
         return
-    if source is not None and target is not None:
-        _file(out, runner, model, source, target)
-        return
-    fields = {
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "seed": seed,
-        "ignore_eos": ignore_eos,
-    }
+    try:
+        if source is not None and target is not None:
+            _file(out, runner, model, source, target)
+            return
+        fields = {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_p": top_p,
+            "seed": seed,
+            "ignore_eos": ignore_eos,
+        }
+        _one(out, runner, model, {**_question(prompt or "", raw, system), **fields})
+    finally:
+        runner.engine.executor.close()
+
+
+def _question(prompt: str, raw: bool, system: str | None) -> dict[str, Any]:
     if raw:
-        body: dict[str, Any] = {"prompt": prompt, **fields}
-    else:
-        before = [{"role": "system", "content": system}] if system else []
-        body = {"messages": [*before, {"role": "user", "content": prompt}], **fields}
-    _one(out, runner, model, body)
+        return {"prompt": prompt}
+    before = [{"role": "system", "content": system}] if system else []
+    return {"messages": [*before, {"role": "user", "content": prompt}]}
 
 
 def _one(out: Output, runner: Runner, model: Path, body: dict[str, Any]) -> None:

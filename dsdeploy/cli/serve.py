@@ -120,7 +120,7 @@ def _endpoint(
 
 
 def _api_key(file: Path | None) -> str | None:
-    key = os.environ.get(API_KEY_VARIABLE)
+    key = os.environ.pop(API_KEY_VARIABLE, None)  # the template's process shall not inherit it
     if file is not None:
         key = file.read_text(encoding="utf-8").strip()
     if key is not None and (not key or not key.isprintable() or not key.isascii()):

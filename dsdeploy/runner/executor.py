@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dsdeploy.runner.model import Model
+from dsdeploy.runner.parallel import leave
 from dsdeploy.runner.step import Step
 
 
@@ -62,6 +63,7 @@ class Executor:
         """Let the other ranks go."""
         if self.model.group.size > 1:
             self.model.group.broadcast(None)
+            leave()
 
     def follow(self) -> None:
         """Do what rank 0 does, until it closes."""

@@ -53,3 +53,9 @@ def join(device: torch.device) -> Group:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Group(dist.get_rank(), dist.get_world_size())
+
+
+def leave() -> None:
+    """End the group, without which a rank may abort when its process ends."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

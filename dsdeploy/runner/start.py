@@ -19,7 +19,7 @@ from dsdeploy.runner.executor import Executor
 from dsdeploy.runner.load import Advance, LoadOptions, load_model
 from dsdeploy.runner.model import Model
 from dsdeploy.runner.pages import PAGE_TOKENS
-from dsdeploy.runner.parallel import join
+from dsdeploy.runner.parallel import join, leave
 from dsdeploy.runner.server.intake import Intake
 from dsdeploy.runner.text import Tokenizer
 
@@ -74,6 +74,7 @@ def start(folder: Path, settings: Settings, progress: Callable[[int], Advance]) 
     executor = Executor(model, _pages(model, context, settings.cache_memory))
     if group.rank > 0:
         executor.follow()
+        leave()
         return None
     engine_options = EngineOptions(settings.max_sequences, settings.step_tokens, settings.drafts)
     facts = _facts(checkpoint, settings, context, group.size)

@@ -106,10 +106,16 @@ class ExpertPool:
         try:
             reading.result()
         except BaseException:
-            del self._reading[key]
-            self._free.append(slot)
+            self._forget_failures()
             raise
         return slot
+
+    def _forget_failures(self) -> None:
+        """So that they are read again when they are asked for again."""
+        for key, (slot, reading) in list(self._reading.items()):
+            if reading.exception() is not None:  # waits
+                del self._reading[key]
+                self._free.append(slot)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ class Tokenizer:
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """`special` adds what begins a text (<｜begin▁of▁sentence｜>); a chat template has it."""
-        ids: list[int] = self.library.encode(text, add_special_tokens=special).ids
+        # Of a batch of one: alone it would hold the interpreter's lock, and all who are served.
+        (found,) = self.library.encode_batch_fast([text], add_special_tokens=special)
+        ids: list[int] = found.ids
         return ids
 
     def decode(self, tokens: Sequence[int], skip_special: bool = False) -> str:
@@ -48,6 +50,11 @@ class Tokenizer:
     def vocabulary(self) -> int:
         size: int = self.library.get_vocab_size()
         return size
+
+    @cached_property
+    def longest_token(self) -> int:
+        """In characters, or bytes where a token is bytes: no text has more for each of its tokens."""
+        return max(map(len, self.library.get_vocab()))
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def build_app(endpoint: Endpoint) -> Router:
             Route("/version", routes.version),
             Route("/facts.json", routes.facts),
             Route("/v1/models", routes.models),
+            Route("/v1/models/{name:path}", routes.model),
             Route("/v1/completions", routes.completions, methods=["POST"]),
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/tokenize", routes.tokenize, methods=["POST"]),
@@ -62,7 +63,8 @@ async def _not_found(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def _body(request: Request, kind: type[Body]) -> Body:
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+    kind_of_body = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind_of_body != "application/json":
         # A page of another origin cannot send this type unasked.
         raise RefusedError(415, "Send the body with the header `Content-Type: application/json`.")
     try:
@@ -105,14 +107,21 @@ class Routes:
 
     async def models(self, request: Request) -> Response:
         self._endpoint.demand_open()
-        entry = {
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        self._endpoint.demand_open()
+        self._intake.demand_name(request.path_params["name"])
+        return JSONResponse(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        return {
             "id": self._intake.name,
             "object": "model",
             "created": 0,
             "owned_by": "dsdeploy",
             "max_model_len": self._intake.context,
         }
-        return JSONResponse({"object": "list", "data": [entry]})
 
     async def tokenize(self, request: Request) -> Response:
         body = await _body(request, TokenizeBody)

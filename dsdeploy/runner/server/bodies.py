@@ -16,6 +16,7 @@ from dsdeploy.runner.request import Sampling
 
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
+MAX_BIASES = 1024
 _NOT_IMPLEMENTED = (
     "tools",
     "functions",
@@ -34,7 +35,10 @@ _HARMLESS: tuple[Any, ...] = (None, [], {}, False, {"type": "text"})
 
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
-Prompt = Annotated[list[Token], Field(min_length=1)]
+# Lists fail at the first wrong item: errors of millions would take minutes and gigabytes.
+Tokens = Annotated[list[Token], Field(fail_fast=True)]
+Prompt = Annotated[list[Token], Field(min_length=1, fail_fast=True)]
+Several = Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)
 
 
 class StreamOptions(BaseModel):
@@ -56,11 +60,13 @@ class _Body(BaseModel):
     min_p: float = Field(0.0, ge=0, le=1)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    repetition_penalty: float = Field(1.0, gt=0, le=100)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
-    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
-    stop_token_ids: Annotated[list[Token], Field(max_length=128)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=16, fail_fast=True)] | None = (
+        None
+    )
+    stop_token_ids: Annotated[list[Token], Field(max_length=128, fail_fast=True)] | None = None
     min_tokens: int = Field(0, ge=0)
     ignore_eos: bool = False
     skip_special_tokens: bool = True
@@ -69,17 +75,22 @@ class _Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_what_is_not_implemented(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            for field in _NOT_IMPLEMENTED:
-                if values.get(field) not in _HARMLESS:
-                    raise ValueError(f"{field} is not supported by this server")
-        return values
+        """Null stands for the default, as OpenAI has it."""
+        if not isinstance(values, dict):
+            return values
+        for field in _NOT_IMPLEMENTED:
+            if values.get(field) not in _HARMLESS:
+                raise ValueError(f"{field} is not supported by this server")
+        return {field: value for field, value in values.items() if value is not None}
 
-    @field_validator("logit_bias")
+    @field_validator("logit_bias", mode="before")
     @classmethod
-    def _token_numbers(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
-        if bias and not all(key.isdecimal() and len(key) < 10 for key in bias):
-            raise ValueError("keys are token numbers")
+    def _token_numbers(cls, bias: Any) -> Any:
+        if isinstance(bias, dict):
+            if len(bias) > MAX_BIASES:
+                raise ValueError(f"more than {MAX_BIASES} tokens")
+            if not all(key.isdecimal() and len(key) < 10 for key in bias):
+                raise ValueError("keys are token numbers")
         return bias
 
     def sampling(
@@ -113,12 +124,7 @@ def _first(*values: Any) -> float:
 
 
 class CompletionBody(_Body):
-    prompt: (
-        str
-        | Prompt
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
-        | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES)]
-    )
+    prompt: str | Prompt | Annotated[list[str], Several] | Annotated[list[Prompt], Several]
     max_tokens: int = Field(16, ge=0)
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
@@ -152,7 +158,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     role: Annotated[str, Field(min_length=1, max_length=64)]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
 
     def plain(self) -> dict[str, Any]:
         """As templates take it: the content is one string."""
@@ -162,8 +168,11 @@ class Message(BaseModel):
         return {**self.model_dump(), "content": content or ""}
 
 
+Messages = Annotated[list[Message], Field(min_length=1, max_length=10_000, fail_fast=True)]
+
+
 class ChatBody(_Body):
-    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)]
+    messages: Messages
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
@@ -182,7 +191,7 @@ class TokenizeBody(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=10_000)] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool = True
 
     @model_validator(mode="after")
@@ -195,7 +204,7 @@ class TokenizeBody(BaseModel):
 class DetokenizeBody(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    tokens: list[Token]
+    tokens: Tokens
 
 
 def read_json(raw: bytes) -> Any:

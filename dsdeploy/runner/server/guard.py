@@ -8,7 +8,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -53,7 +53,9 @@ class Guard:
         except RefusedError as refusal:
             await request.refuse(refusal)
         except HTTPException as error:  # of the router: no such method
-            await request.refuse(RefusedError(error.status_code, f"{error.detail}."))
+            unfit = RefusedError(error.status_code, f"{error.detail}.")
+            unfit.headers |= error.headers or {}
+            await request.refuse(unfit)
         except (TimeoutError, ConnectionError):
             # The client does not take its answer: nothing can be said to it.
             log.info("%s: a client was too slow and was let go", request.name)
@@ -82,6 +84,8 @@ class _Exchange:
     async def receive(self) -> Message:
         if self._complete:  # what follows the body is the client's leaving, for which all may wait
             return await self._receive()
+        if int(dict(self._scope["headers"]).get(b"content-length", 0)) > self._limits.body_bytes:
+            self._refuse_the_size()  # before a client that waits to be asked sends it
         left = self._deadline - asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(left):
@@ -92,9 +96,12 @@ class _Exchange:
             self._taken += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)
             if self._taken > self._limits.body_bytes:
-                sentence = f"The body is larger than {self._limits.body_bytes} bytes."
-                raise RefusedError(413, sentence, "request_too_large")
+                self._refuse_the_size()
         return message
+
+    def _refuse_the_size(self) -> NoReturn:
+        sentence = f"The body is larger than {self._limits.body_bytes} bytes."
+        raise RefusedError(413, sentence, "request_too_large")
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -42,8 +42,14 @@ class Intake:
     """Tokens of the longest sequence, prompt and answer."""
 
     def completion(self, body: CompletionBody) -> Asked:
-        self._demand_name(body.model)
-        prompts = [self._tokens(prompt, body.add_special_tokens) for prompt in body.prompts]
+        self.demand_name(body.model)
+        self._demand_tokens(body)
+        prompts = [
+            self._encode(prompt, body.add_special_tokens, "prompt")
+            if isinstance(prompt, str)
+            else prompt
+            for prompt in body.prompts
+        ]
         for prompt in prompts:
             self._room(prompt, body.max_tokens, "prompt")
         sampling = body.sampling(
@@ -55,7 +61,8 @@ class Intake:
         return _ask(prompts, sampling, body.n, CompletionShape(self.name, self.tokenizer, body))
 
     def chat(self, body: ChatBody) -> Asked:
-        self._demand_name(body.model)
+        self.demand_name(body.model)
+        self._demand_tokens(body)
         variables = {
             **(body.chat_template_kwargs or {}),
             "add_generation_prompt": body.add_generation_prompt,
@@ -72,15 +79,27 @@ class Intake:
         except UsageError as error:
             sentence = f"{error.message} {error.hint}".strip()
             raise RefusedError(400, sentence, param="messages") from None
-        return self.tokenizer.encode(text, special=False)
+        return self._encode(text, special=False, param="messages")
 
-    def _tokens(self, prompt: str | list[int], special: bool) -> list[int]:
-        return self.tokenizer.encode(prompt, special) if isinstance(prompt, str) else prompt
+    def _encode(self, text: str, special: bool, param: str) -> list[int]:
+        """Text that cannot fit is not worth the minutes that its tokens might take."""
+        if len(text) > self.context * self.tokenizer.longest_token:
+            sentence = f"The context is {self.context} tokens: {len(text)} characters do not fit."
+            raise RefusedError(400, sentence, "context_length_exceeded", param)
+        return self.tokenizer.encode(text, special)
 
-    def _demand_name(self, model: str | None) -> None:
+    def demand_name(self, model: str | None) -> None:
         if model is not None and model != self.name:
             sentence = f"The model {model!r} is not served here; {self.name!r} is."
             raise RefusedError(404, sentence, "model_not_found", "model")
+
+    def _demand_tokens(self, body: ChatBody | CompletionBody) -> None:
+        """In the engine a token that the model has not would end the step, and all who run."""
+        bias = [int(token) for token in body.logit_bias or ()]
+        for param, tokens in (("logit_bias", bias), ("stop_token_ids", body.stop_token_ids)):
+            if tokens and max(tokens) >= self.vocabulary:
+                sentence = f"{param} holds token {max(tokens)}; there are {self.vocabulary}."
+                raise RefusedError(400, sentence, param=param)
 
     def _room(self, prompt: Sequence[int], max_tokens: int | None, param: str) -> int:
         """Tokens that the answer may have. `max_tokens` None takes all that is left."""
