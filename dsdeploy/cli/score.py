@@ -52,7 +52,7 @@ def command(
             raise UsageError("A prompt needs two tokens or more, all of the model's vocabulary.")
     from dsdeploy.runner.parallel import Group
 
-    options = load_options(settings, max(map(len, prompts)))
+    options = load_options(settings)
     layers = checkpoint.config.num_hidden_layers
     with out.progress("score", sum(shard.size for shard in checkpoint.shards)) as bar:
         loader = Loader(WeightSource(checkpoint, Group()), options, Group(), bar.advance)

@@ -17,7 +17,7 @@ from torch import Tensor
 from dsdeploy.runner.cache import LatentCache
 from dsdeploy.runner.ops import HeadShape, Ops, Weight
 from dsdeploy.runner.parallel import Group
-from dsdeploy.runner.rope import RotationTable
+from dsdeploy.runner.rope import Turn
 from dsdeploy.runner.step import Step
 
 
@@ -47,11 +47,9 @@ class Attention:
     ops: Ops
     group: Group
 
-    def __call__(
-        self, x_TD: Tensor, step: Step, cache: LatentCache, rotation: RotationTable
-    ) -> Tensor:
-        q_THQ = self._queries(x_TD, step, rotation)
-        cache.write(self.layer, step.slots, self._latents(x_TD, step, rotation))
+    def __call__(self, x_TD: Tensor, step: Step, cache: LatentCache, turn: Turn) -> Tensor:
+        q_THQ = self._queries(x_TD, turn)
+        cache.write(self.layer, step.slots, self._latents(x_TD, turn))
         out = torch.empty(len(x_TD), self.shape.heads * self.shape.value, device=x_TD.device)
         rows_RL = cache.rows[self.layer]
         for begin, span in step.prompts:
@@ -65,19 +63,19 @@ class Attention:
             )
         return self.group.sum(self.ops.linear(out, self.weights.o))
 
-    def _queries(self, x_TD: Tensor, step: Step, rotation: RotationTable) -> Tensor:
+    def _queries(self, x_TD: Tensor, turn: Turn) -> Tensor:
         w = self.weights
         if w.q_a is not None and w.q_a_norm is not None:
             x_TD = self.ops.rms_norm(self.ops.linear(x_TD, w.q_a), w.q_a_norm, self.epsilon)
         q_THQ = self.ops.linear(x_TD, w.q_b).view(len(x_TD), self.shape.heads, -1)
         rotary_THR = q_THQ[..., self.shape.no_position :]
-        rotary_THR.copy_(rotation.rotate(rotary_THR, step.positions))
+        rotary_THR.copy_(turn.rotate(rotary_THR))
         return q_THQ
 
-    def _latents(self, x_TD: Tensor, step: Step, rotation: RotationTable) -> Tensor:
+    def _latents(self, x_TD: Tensor, turn: Turn) -> Tensor:
         """What the cache keeps of each token: the normed latent, and the rotated key that all
         heads share."""
         row = self.ops.linear(x_TD, self.weights.kv_a)
         latent_TL, rotary_TR = row.split([self.shape.latent, self.shape.rotary], -1)
         normed_TL = self.ops.rms_norm(latent_TL.contiguous(), self.weights.kv_a_norm, self.epsilon)
-        return torch.cat([normed_TL, rotation.rotate(rotary_TR, step.positions)], -1)
+        return torch.cat([normed_TL, turn.rotate(rotary_TR)], -1)

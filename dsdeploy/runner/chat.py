@@ -16,6 +16,8 @@ from dsdeploy.errors import UsageError
 from dsdeploy.runner.text import Tokenizer
 
 SECONDS = 5.0
+ANSWER_BYTES = 64 << 20
+"""Of JSON: far more than the largest body makes."""
 
 
 class ChatTemplate:
@@ -60,6 +62,9 @@ class ChatTemplate:
                 f"The chat template has not ended within {self._seconds:g} s.",
                 "It may be hostile: take the template of the model's own repository.",
             ) from None
+        except OverflowError:
+            self.close()
+            return {"error": "it makes too much text"}
         except (OSError, ValueError):
             self.close()
             return {"error": "it has ended its process"}
@@ -81,16 +86,21 @@ def _send(process: subprocess.Popen[bytes], value: object) -> None:
         process.stdin.flush()
 
 
-def _read_line(process: subprocess.Popen[bytes], deadline: float) -> bytes:
-    """Raises TimeoutError, or OSError when the process has ended."""
+def _read_line(process: subprocess.Popen[bytes], deadline: float) -> bytearray:
+    """Raises TimeoutError, OverflowError, or OSError when the process has ended."""
     if process.stdout is None:
         raise OSError
-    descriptor, line = process.stdout.fileno(), b""
+    descriptor, line = process.stdout.fileno(), bytearray()
+    poll = select.poll()  # not `select`, which knows 1,024 files
+    poll.register(descriptor, select.POLLIN)
     while not line.endswith(b"\n"):
-        if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        left = deadline - time.monotonic()
+        if left <= 0 or not poll.poll(1000 * left):
             raise TimeoutError
-        more = os.read(descriptor, 1 << 16)
+        more = os.read(descriptor, 1 << 20)
         if not more:
             raise OSError
         line += more
+        if len(line) > ANSWER_BYTES:
+            raise OverflowError
     return line

@@ -22,7 +22,7 @@ from dsdeploy.runner.ops import (
     choose_ops,
 )
 from dsdeploy.runner.parallel import Group
-from dsdeploy.runner.rope import RotationTable
+from dsdeploy.runner.rope import Rotation
 from dsdeploy.runner.streaming import ExpertPool, ExpertSlots
 from dsdeploy.runner.weights import DTYPES, WeightSource, read_vector, read_weight
 
@@ -35,8 +35,6 @@ class LoadOptions:
     dtype: str = "auto"
     """`auto` keeps weights as they are stored; else one of `DTYPES`."""
     device: torch.device = CPU
-    context: int = 4096
-    """Positions that the rotation table covers."""
     kernels: str = "auto"
     mtp: bool = True
     """Whether to load the MTP layer, where there is one."""
@@ -110,7 +108,7 @@ class Loader:
             final_norm=final_norm,
             head=head,
             mtp=self._mtp() if self.options.mtp and self.source.has_mtp else None,
-            rotation=self.rotation(),
+            rotation=Rotation(self.config, self.options.device),
             ops=self.ops,
             group=self.group,
             cache_dtype=self.cache_dtype,
@@ -119,9 +117,6 @@ class Loader:
     @property
     def cache_dtype(self) -> torch.dtype:
         return torch.bfloat16 if self.dtype == torch.float8_e4m3fn else self.dtype
-
-    def rotation(self) -> RotationTable:
-        return RotationTable(self.config, self.options.context, self.options.device)
 
     def embedding(self) -> Tensor:
         """Every rank has all of it."""

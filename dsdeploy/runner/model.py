@@ -18,7 +18,7 @@ from dsdeploy.runner.cache import LatentCache
 from dsdeploy.runner.experts import FeedForward, Mixture
 from dsdeploy.runner.ops import Ops, Weight
 from dsdeploy.runner.parallel import Group
-from dsdeploy.runner.rope import RotationTable
+from dsdeploy.runner.rope import Rotation, Turn
 from dsdeploy.runner.step import Step
 
 
@@ -31,11 +31,9 @@ class Layer:
     epsilon: float
     ops: Ops
 
-    def __call__(
-        self, x_TD: Tensor, step: Step, cache: LatentCache, rotation: RotationTable
-    ) -> Tensor:
+    def __call__(self, x_TD: Tensor, step: Step, cache: LatentCache, turn: Turn) -> Tensor:
         normed_TD = self.ops.rms_norm(x_TD, self.attention_norm, self.epsilon)
-        x_TD = x_TD + self.attention(normed_TD, step, cache, rotation)
+        x_TD = x_TD + self.attention(normed_TD, step, cache, turn)
         normed_TD = self.ops.rms_norm(x_TD, self.feed_forward_norm, self.epsilon)
         return x_TD + self.feed_forward(normed_TD)
 
@@ -64,7 +62,7 @@ class Model:
     head: Weight
     """[W of this rank, D]"""
     mtp: MtpLayer | None
-    rotation: RotationTable
+    rotation: Rotation
     ops: Ops
     group: Group
     cache_dtype: torch.dtype
@@ -83,9 +81,9 @@ class Model:
     def hidden(self, step: Step, cache: LatentCache) -> Tensor:
         """The state of each token after the final norm, [T, D]; fills the cache."""
         self.ops.begin()
-        x_TD = self._embed(step.tokens)
+        x_TD, turn = self._embed(step.tokens), self.rotation.at(step.positions)
         for layer in self.layers:
-            x_TD = layer(x_TD, step, cache, self.rotation)
+            x_TD = layer(x_TD, step, cache, turn)
         return self.ops.rms_norm(x_TD, self.final_norm, self.config.rms_norm_eps)
 
     @torch.inference_mode()
@@ -111,7 +109,8 @@ class Model:
             ],
             -1,
         )
-        x_TD = mtp.layer(self.ops.linear(pair, mtp.projection), step, cache, self.rotation)
+        turn = self.rotation.at(step.positions)
+        x_TD = mtp.layer(self.ops.linear(pair, mtp.projection), step, cache, turn)
         return self.ops.rms_norm(x_TD, mtp.final_norm, epsilon)
 
     def _embed(self, tokens_T: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ DeepSeek-V3 uses it: the attention's scale grows by mscale squared.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -53,22 +54,33 @@ def softmax_scale(config: ModelConfig) -> float:
     return scale * mscale(config.yarn.factor, config.yarn.mscale_all_dim) ** 2
 
 
-class RotationTable:
-    """cos and sin of every position [positions, P] float32, computed in float64."""
+class Rotation:
+    """How far each position is turned, computed in float64 when a step wants it."""
 
-    def __init__(self, config: ModelConfig, positions: int, device: torch.device) -> None:
-        turns = torch.arange(positions, dtype=torch.float64)
-        angles_TP = torch.outer(turns, inverse_frequencies(config))
-        factor = 1.0
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        self._frequencies_P = inverse_frequencies(config).to(device)
+        self._factor = 1.0
         if config.yarn is not None:
             yarn = config.yarn
-            factor = mscale(yarn.factor, yarn.mscale) / mscale(yarn.factor, yarn.mscale_all_dim)
-        self.cos = (angles_TP.cos() * factor).float().to(device)
-        self.sin = (angles_TP.sin() * factor).float().to(device)
+            trained = mscale(yarn.factor, yarn.mscale_all_dim)
+            self._factor = mscale(yarn.factor, yarn.mscale) / trained
 
-    def rotate(self, x_TxR: Tensor, positions_T: Tensor) -> Tensor:
+    def at(self, positions_T: Tensor) -> Turn:
+        angles_TP = positions_T.double()[:, None] * self._frequencies_P
+        cos, sin = (wave * self._factor for wave in (angles_TP.cos(), angles_TP.sin()))
+        return Turn(cos.float(), sin.float())
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The rotation of each token of a step."""
+
+    cos_TP: Tensor
+    sin_TP: Tensor
+
+    def rotate(self, x_TxR: Tensor) -> Tensor:
         """x [T, ..., R] with each pair turned by its token's position."""
-        shape = (len(positions_T), *[1] * (x_TxR.dim() - 2), -1)
-        cos, sin = (table[positions_T].view(shape) for table in (self.cos, self.sin))
+        shape = (len(self.cos_TP), *[1] * (x_TxR.dim() - 2), -1)
+        cos, sin = self.cos_TP.view(shape), self.sin_TP.view(shape)
         even, odd = x_TxR[..., 0::2], x_TxR[..., 1::2]
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)

@@ -16,6 +16,7 @@ from torch import Tensor
 from dsdeploy.runner.cache import LatentCache
 from dsdeploy.runner.load import Loader
 from dsdeploy.runner.pages import PAGE_TOKENS
+from dsdeploy.runner.rope import Rotation
 from dsdeploy.runner.step import Span, Step
 
 _LOGITS_TOKENS = 256
@@ -30,14 +31,16 @@ def score(loader: Loader, prompts: Sequence[Sequence[int]]) -> list[list[float]]
     embedding = loader.embedding()
     states = [F.embedding(step.tokens, embedding).float() for step in steps]
     del embedding
-    rotation, config = loader.rotation(), loader.config
+    config = loader.config
+    rotation = Rotation(config, loader.options.device)
+    turns = [rotation.at(step.positions) for step in steps]
     width = config.kv_lora_rank + config.qk_rope_head_dim
     pages = max(len(step.spans[0].pages) for step in steps)
     cache = LatentCache(1, pages, width, loader.cache_dtype, loader.options.device)
     for number in range(config.num_hidden_layers):
         layer = loader.layer(number, cached_as=0)
-        for index, step in enumerate(steps):
-            states[index] = layer(states[index], step, cache, rotation)
+        for index, (step, turn) in enumerate(zip(steps, turns, strict=True)):
+            states[index] = layer(states[index], step, cache, turn)
     norm, head = loader.final()
     scores = []
     for prompt, state_TD in zip(prompts, states, strict=True):

@@ -65,7 +65,7 @@ def start(folder: Path, settings: Settings, progress: Callable[[int], Advance]) 
     checkpoint = open_checkpoint(folder)
     tokenizer = Tokenizer(folder)
     context = min(settings.context, checkpoint.config.max_position_embeddings)
-    options = load_options(settings, context + settings.drafts)
+    options = load_options(settings)
     summary = summarise(checkpoint)
     group = join(options.device)
     model = load_model(checkpoint, options, group, progress(summary.tensor_bytes))
@@ -81,13 +81,12 @@ def start(folder: Path, settings: Settings, progress: Callable[[int], Advance]) 
     return Runner(Engine(executor, tokenizer, engine_options), tokenizer, model, context, facts)
 
 
-def load_options(settings: Settings, positions: int) -> LoadOptions:
+def load_options(settings: Settings) -> LoadOptions:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     return LoadOptions(
         dtype=settings.dtype,
         device=_device(settings.device),
-        context=positions,
         kernels=settings.kernels,
         mtp=settings.drafts > 0,
         expert_memory=settings.expert_memory,

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import sys
 from datetime import datetime
 from typing import Any, NoReturn
 
 _MEMORY = 1 << 30
+_SECONDS = 10
+"""After which the process ends itself, should nobody be left to kill it."""
 
 
 def _render(source: str, variables: dict[str, Any]) -> str:
@@ -43,12 +46,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     source: str = json.loads(sys.stdin.readline())
     for line in sys.stdin:
+        signal.alarm(_SECONDS)
         try:
             answer = {"text": _render(source, json.loads(line))}
         except MemoryError:
             answer = {"error": "it takes too much memory"}
         except Exception as error:
             answer = {"error": str(error) or type(error).__name__}
+        signal.alarm(0)
         print(json.dumps(answer), flush=True)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import anyio
+import anyio.to_thread
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -89,6 +91,8 @@ def _parse(raw: bytes, kind: type[Body]) -> Body:
 class Routes:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint, self._intake = endpoint, endpoint.intake
+        # Renderings wait for each other, maybe for seconds: not with the threads of all others.
+        self._rendering = anyio.CapacityLimiter(8)
 
     async def page(self, request: Request) -> Response:
         return HTMLResponse(read_template("chat/index.html"), headers=PAGE_HEADERS)
@@ -125,7 +129,8 @@ class Routes:
 
     async def tokenize(self, request: Request) -> Response:
         body = await _body(request, TokenizeBody)
-        tokens = await run_in_threadpool(self._tokens, body)
+        limiter = None if body.messages is None else self._rendering
+        tokens = await anyio.to_thread.run_sync(self._tokens, body, limiter=limiter)
         return JSONResponse(
             {"count": len(tokens), "max_model_len": self._intake.context, "tokens": tokens}
         )
@@ -147,7 +152,7 @@ class Routes:
 
     async def chat(self, request: Request) -> Response:
         body = await _body(request, ChatBody)
-        asked = await run_in_threadpool(self._intake.chat, body)
+        asked = await anyio.to_thread.run_sync(self._intake.chat, body, limiter=self._rendering)
         return await self._answer(request, body, asked)
 
     async def _answer(
