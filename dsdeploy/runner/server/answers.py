@@ -76,7 +76,8 @@ def chat_logprobs(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprob]) -> dic
 def completion_logprobs(
     tokenizer: Tokenizer, logprobs: Sequence[TokenLogprob | int], offset: int = 0
 ) -> dict[str, Any]:
-    """A plain token stands for a prompt's first, which has no log-probability."""
+    """A plain token stands for a prompt's first, which has no log-probability. Special tokens have a
+    text here, and none in the answer's."""
     columns: dict[str, list[Any]] = {
         "text_offset": [],
         "token_logprobs": [],
@@ -85,12 +86,12 @@ def completion_logprobs(
     }
     for found in logprobs:
         known = isinstance(found, TokenLogprob)
-        text = tokenizer.token_text(found.token if isinstance(found, TokenLogprob) else found)
-        columns["tokens"].append(text)
+        token = found.token if isinstance(found, TokenLogprob) else found
+        columns["tokens"].append(tokenizer.token_text(token))
         columns["text_offset"].append(offset)
         columns["token_logprobs"].append(found.logprob if known else None)  # type: ignore[union-attr]
         columns["top_logprobs"].append(_top(tokenizer, found) if known else None)  # type: ignore[arg-type]
-        offset += len(text)
+        offset += len(tokenizer.decode([token], skip_special=True))
     return columns
 
 

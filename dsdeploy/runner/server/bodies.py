@@ -71,6 +71,7 @@ class _Body(BaseModel):
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    return_token_ids: bool = False
 
     @model_validator(mode="before")
     @classmethod

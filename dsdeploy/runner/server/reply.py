@@ -71,8 +71,7 @@ class Reply:
                     yield event({**opening, **usage})
             async with aclosing(self._outputs()) as outputs:
                 async for index, output in outputs:
-                    if output.text or output.logprobs or output.finish_reason:
-                        yield event({**self._shape.piece(index, output), **usage})
+                    yield event({**self._shape.piece(index, output), **usage})
             if include_usage:
                 yield event(self._shape.closing(self._choices))
             yield END_OF_STREAM

@@ -78,6 +78,8 @@ class CompletionShape(_Common):
         }
         if self._body.prompt_logprobs is not None:
             entry["prompt_logprobs"] = answers.prompt_logprobs(self._tokenizer, choice)
+        if self._body.return_token_ids:
+            entry |= {"token_ids": choice.tokens, "prompt_token_ids": list(choice.prompt)}
         return entry
 
     def opening(self, index: int) -> dict[str, Any] | None:
@@ -88,7 +90,7 @@ class CompletionShape(_Common):
         if self._body.logprobs is not None:
             offset = self._offsets.get(index, 0)
             logprobs = answers.completion_logprobs(self._tokenizer, output.logprobs, offset)
-            self._offsets[index] = offset + sum(map(len, logprobs["tokens"]))
+            self._offsets[index] = offset + len(self._tokenizer.decode(output.tokens, True))
         entry = {
             "index": index,
             "text": output.text,
@@ -96,6 +98,8 @@ class CompletionShape(_Common):
             "finish_reason": output.finish_reason,
             "stop_reason": output.stop_reason,
         }
+        if self._body.return_token_ids:
+            entry["token_ids"] = list(output.tokens)
         return {**self._head, "choices": [entry]}
 
 
@@ -112,16 +116,19 @@ class ChatShape(_Common):
         answer = self._whole([self._entry(i, c) for i, c in enumerate(choices)], choices)
         if self._body.prompt_logprobs is not None:
             answer["prompt_logprobs"] = answers.prompt_logprobs(self._tokenizer, choices[0])
+        if self._body.return_token_ids:
+            answer["prompt_token_ids"] = list(choices[0].prompt)
         return answer
 
     def _entry(self, index: int, choice: Choice) -> dict[str, Any]:
-        return {
+        entry = {
             "index": index,
             "message": {"role": "assistant", "content": choice.text},
             "logprobs": self._logprobs(choice.logprobs),
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
         }
+        return {**entry, "token_ids": choice.tokens} if self._body.return_token_ids else entry
 
     def _logprobs(self, found: Sequence[Any]) -> dict[str, Any] | None:
         return answers.chat_logprobs(self._tokenizer, found) if self._body.logprobs else None
@@ -136,6 +143,8 @@ class ChatShape(_Common):
         entry["logprobs"] = self._logprobs(output.logprobs)
         entry["finish_reason"] = output.finish_reason
         entry["stop_reason"] = output.stop_reason
+        if self._body.return_token_ids:
+            entry["token_ids"] = list(output.tokens)
         return chunk
 
     def _chunk(self, index: int, delta: dict[str, Any]) -> dict[str, Any]:
