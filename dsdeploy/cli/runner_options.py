@@ -107,15 +107,14 @@ _NAMES = (
 
 
 def _demand_installed() -> None:
-    try:
-        import starlette  # noqa: F401
-        import tokenizers  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"The native runner needs {error.name}, which is not installed.",
-            "pip install 'dsdeploy[native]'",
-        ) from None
+    from importlib.util import find_spec
+
+    for name in ("torch", "tokenizers", "starlette", "uvicorn", "pydantic", "prometheus_client"):
+        if find_spec(name) is None:
+            raise UsageError(
+                f"The native runner needs {name}, which is not installed.",
+                "pip install 'dsdeploy[native]'",
+            )
 
 
 def start_runner(out: Output, folder: Path, settings: Settings) -> Runner | None:

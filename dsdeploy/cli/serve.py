@@ -95,7 +95,7 @@ def command(
 
     def ready() -> None:
         out.line(f"{served} is served at {address}/v1 (chat page: {address}/)")
-        out.event({"event": "ready", "model": served, "address": address, **runner.facts})
+        out.event({**runner.facts, "event": "ready", "model": served, "address": address})
 
     serve(listener, partial(_endpoint, runner, served, max_waiting), options, ready)
     out.line("Ended.")

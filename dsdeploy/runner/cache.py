@@ -18,7 +18,7 @@ class LatentCache:
         self, layers: int, pages: int, width: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.pages = pages
-        self.rows = torch.zeros(layers, pages * PAGE_TOKENS, width, dtype=dtype, device=device)
+        self.rows = torch.empty(layers, pages * PAGE_TOKENS, width, dtype=dtype, device=device)
 
     def write(self, layer: int, slots_T: Tensor, values_TL: Tensor) -> None:
         self.rows[layer].index_copy_(0, slots_T, values_TL.to(self.rows.dtype))

@@ -10,32 +10,20 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dsdeploy.runner.kernels import attend, experts, matmul, rowwise
-from dsdeploy.runner.ops import DecodingQueries, FeedForwardWeights, HeadShape, Routing, Weight
+from dsdeploy.runner.ops import (
+    DecodingQueries,
+    FeedForwardWeights,
+    HeadShape,
+    Routing,
+    Weight,
+    flat,
+)
 from dsdeploy.runner.step import Span
 
 _U = np.uintp
-# numba has no arrays of BF16, FP16 or FP8: each goes by an integer type of its own.
-_AS_INTEGERS = {
-    torch.bfloat16: (torch.int16, np.uint16),
-    torch.float16: (torch.int16, np.int16),
-    torch.float8_e4m3fn: (torch.uint8, np.uint8),
-}
-
-
-def _flat(tensor: Tensor) -> NDArray[Any]:
-    """The tensor's memory, as the kernels take it."""
-    if tensor.dtype in _AS_INTEGERS:
-        through, dtype = _AS_INTEGERS[tensor.dtype]
-        return tensor.view(through).reshape(-1).numpy().view(dtype)
-    return tensor.reshape(-1).numpy()
-
-
-def _scales(weight: Weight) -> NDArray[np.float32]:
-    return matmul.NO_SCALES if weight.scales is None else _flat(weight.scales)
 
 
 class CompiledOps:
@@ -49,15 +37,14 @@ class CompiledOps:
     def rms_norm(self, x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
         out = torch.empty(x_TD.shape)
         rows, width = x_TD.shape
-        rowwise.rms_norm(_flat(x_TD), _flat(weight_D), epsilon, _U(rows), _U(width), _flat(out))
+        rowwise.rms_norm(flat(x_TD), flat(weight_D), epsilon, _U(rows), _U(width), flat(out))
         return out
 
     def linear(self, x_TK: Tensor, weight: Weight) -> Tensor:
         x_TK = self._input(x_TK, weight)
         rows, (n, k) = x_TK.shape[0], weight.values.shape
         out = torch.empty(rows, n)
-        w, scales = _flat(weight.values), _scales(weight)
-        matmul.linear(_flat(x_TK), w, scales, _flat(out), _U(rows), _U(n), _U(k))
+        matmul.linear(flat(x_TK), *weight.arrays, flat(out), _U(rows), _U(n), _U(k))
         return out
 
     def _input(self, x_TK: Tensor, weight: Weight) -> Tensor:
@@ -65,7 +52,7 @@ class CompiledOps:
             return x_TK
         out = torch.empty(x_TK.shape)
         rows, width = x_TK.shape
-        rowwise.round_to_fp8(_flat(x_TK), _U(rows), _U(width), self._powers_of_two, _flat(out))
+        rowwise.round_to_fp8(flat(x_TK), _U(rows), _U(width), self._powers_of_two, flat(out))
         return out
 
     def route(self, logits_TE: Tensor, bias_E: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
@@ -89,17 +76,18 @@ class CompiledOps:
         slots, f, d = weights.gate.values.shape
         x_TD = self._input(x_TD, weights.gate)
         experts.feed_forward(
-            _flat(x_TD),
-            _flat(slots_TC),
+            flat(x_TD),
+            flat(slots_TC),
             _U(slots_TC.shape[1]),
-            *(_flat(w.values) for w in (weights.gate, weights.up, weights.down)),
-            *(_scales(w) for w in (weights.gate, weights.up, weights.down)),
+            *weights.gate.arrays,
+            *weights.up.arrays,
+            *weights.down.arrays,
             _U(slots),
             _U(d),
             _U(f),
             weights.gate.fp8,
             self._powers_of_two,
-            _flat(y_TCD),
+            flat(y_TCD),
         )
 
     def combine(self, y_TCD: Tensor, weights_TC: Tensor) -> Tensor:
@@ -112,14 +100,14 @@ class CompiledOps:
     ) -> Tensor:
         out = torch.empty(span.count, shape.heads * shape.value)
         attend.naive(
-            _flat(q_THQ),
+            flat(q_THQ),
             _U(span.past),
             _U(span.count),
             np.array(span.pages, np.int64),
-            _flat(rows_RL),
-            _flat(kv_b.values),
+            flat(rows_RL),
+            kv_b.arrays[0],
             *_dimensions(shape),
-            _flat(out),
+            flat(out),
         )
         return out
 
@@ -129,15 +117,15 @@ class CompiledOps:
     ) -> Tensor:  # fmt: skip
         out = torch.empty(len(q_BHQ), shape.heads * shape.value)
         attend.absorbed(
-            _flat(q_BHQ),
+            flat(q_BHQ),
             queries.lengths_B.numpy(),
             queries.tables.numpy(),
             queries.owners_B.numpy(),
-            _flat(rows_RL),
-            _flat(kv_b.values),
+            flat(rows_RL),
+            kv_b.arrays[0],
             *_dimensions(shape),
             _U(self._threads),
-            _flat(out),
+            flat(out),
         )
         return out
 

@@ -11,17 +11,37 @@ torch (exact, slow, on any device) or `compiled` (CPU). Activations are float32 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dsdeploy.errors import UsageError
 from dsdeploy.model.config import ModelConfig
+from dsdeploy.runner.kernels.matmul import NO_SCALES
 from dsdeploy.runner.rope import softmax_scale
 
 if TYPE_CHECKING:
     from dsdeploy.runner.step import Span
+
+
+# numba has no arrays of BF16, FP16 or FP8: each goes by an integer type of its own.
+_AS_INTEGERS = {
+    torch.bfloat16: (torch.int16, np.uint16),
+    torch.float16: (torch.int16, np.int16),
+    torch.float8_e4m3fn: (torch.uint8, np.uint8),
+}
+
+
+def flat(tensor: Tensor) -> NDArray[Any]:
+    """The tensor's memory as an array of one axis."""
+    if tensor.dtype in _AS_INTEGERS:
+        through, dtype = _AS_INTEGERS[tensor.dtype]
+        return tensor.view(through).reshape(-1).numpy().view(dtype)
+    return tensor.reshape(-1).numpy()
 
 
 @dataclass(frozen=True)
@@ -36,6 +56,11 @@ class Weight:
     @property
     def fp8(self) -> bool:
         return self.scales is not None
+
+    @cached_property
+    def arrays(self) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Values and scales as compiled kernels take them: flat, on the CPU."""
+        return flat(self.values), NO_SCALES if self.scales is None else flat(self.scales)
 
     @property
     def nbytes(self) -> int:

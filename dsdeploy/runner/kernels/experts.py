@@ -45,8 +45,8 @@ def _grid(n: Any, k: Any) -> Any:
 
 @compiled(parallel=True)
 def feed_forward(
-    x: Any, slots: Any, choices: Any, gate: Any, up: Any, down: Any, gate_scales: Any,
-    up_scales: Any, down_scales: Any, count: Any, d: Any, f: Any, fp8: Any, powers: Any, out: Any,
+    x: Any, slots: Any, choices: Any, gate: Any, gate_scales: Any, up: Any, up_scales: Any,
+    down: Any, down_scales: Any, count: Any, d: Any, f: Any, fp8: Any, powers: Any, out: Any,
 ) -> None:  # fmt: skip
     """out[pair] = down(silu(gate(x)) up(x)) for each pair whose slot is not negative.
 
