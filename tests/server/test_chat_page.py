@@ -52,6 +52,8 @@ def chat_server(chromium, synth, tmp_path_factory):
     """The base URL of a server with a small random model."""
     folder = tmp_path_factory.mktemp("chat")
     checkpoint = synth(folder / "tiny")
+    # Nothing ends an answer but its length: one that is to be stopped must still run.
+    (checkpoint / "generation_config.json").write_text('{"eos_token_id": []}')
     program = Path(sys.executable).with_name("dsdeploy")  # .venv/bin/dsdeploy
     command = [program, "serve", checkpoint, "--backend", "native", "--port", "0"]
     said = folder / "stdout"
