@@ -1,7 +1,7 @@
 """One measurement in a process of its own: `runner_child.py WHAT FOLDER DTYPE ...`, JSON out.
 
 Every decoding run is the same: prompts of 128 random tokens, greedy, 64 tokens out. Prefill is the
-time to the first token, decoding the rate of the others; the first run compiles and warms up.
+time to the first token, decoding the rate of the others, medians of three runs; one before them compiles and warms up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-PROMPT, ANSWER, RUNS = 128, 64, 5
+PROMPT, ANSWER, RUNS = 128, 64, 3
 
 
 def prompts(count: int, vocabulary: int) -> list[list[int]]:
