@@ -13,7 +13,7 @@ VERBS = {
     "inspect": "Say what a checkpoint is, and whether it is whole.",
     "convert": "Cast, rearrange and split a checkpoint.",
     "generate": "Continue a prompt, or a file of requests, without a server.",
-    "score": "Give the log-probabilities of texts, a layer of the model at a time.",
+    "score": "Give the log-probabilities of texts, a layer at a time.",
     "serve": "Serve a model over HTTP, as OpenAI does.",
     "completion": "Print the completion script of a shell.",
 }

@@ -11,12 +11,15 @@ import threading
 import time
 
 import pytest
+import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from dsdeploy.runner.pages import PAGE_TOKENS
 from dsdeploy.runner.request import Output, Request, Sampling
+from dsdeploy.runner.sampling import choose
 from dsdeploy.runner.service import EngineService
+from dsdeploy.runner.step import Span, Step
 
 from .asking import HOT, Answer, Bench, add, finish
 from .driver import random_tokens
@@ -117,6 +120,16 @@ def test_whoever_loses_its_pages_begins_again_and_nobody_can_tell(bench, manner,
         expected = bench.alone(prompt, **sampling)
         assert answer.all == expected.all
         assert answer.cached_tokens == 0, "its own pages, taken up again, are no other's"
+
+
+def test_whoever_has_lost_its_pages_comes_before_those_who_never_had_any(bench):
+    engine = bench.engine(pages=4, max_sequences=2)
+    sampling = {**GREEDY, "max_tokens": 150, "ignore_eos": True}
+    sequences = [add(engine, PROMPT[: 30 + i], **sampling)[0] for i in range(3)]
+    while not engine.counters.preemptions:
+        engine.step()
+    assert list(engine.waiting) == sequences[1:]
+    finish(engine)
 
 
 def test_a_long_prompt_goes_in_pieces_while_others_generate(bench):
@@ -264,6 +277,47 @@ def test_an_accepted_draft_is_a_token_beyond_the_one_of_its_step(
     engine, answer = speak(bench, drafts, babble, step_tokens=step_tokens)
     assert answer.all == spoken.all
     assert engine.counters.accepted_tokens == 60 - len(answer.outputs)
+
+
+def drafts_of(bench, sequence):
+    """What the MTP layer expects after the tokens of a sequence, each given to the model in its own
+    form, but all at once and in a cache of its own."""
+    known, first = sequence.tokens, sequence.prompt_length
+    sampling, count = sequence.request.sampling, len(sequence.drafts)
+    pages = tuple(range(-(-(len(known) + count) // PAGE_TOKENS)))
+    cache = bench.model.new_cache(len(pages))
+    for begin, end in ((0, first), (first, len(known) - 1)):
+        if begin == end:
+            continue
+        span = Span(begin, end - begin, pages, prompt=begin == 0)
+        hidden = bench.model.hidden(Step(torch.tensor(known[begin:end]), (span,)), cache)
+        following = Step(torch.tensor(known[begin + 1 : end + 1]), (span,))
+        state = bench.model.draft(following, hidden, cache)[-1:]
+    drafts = []
+    while True:
+        logits = bench.model.logits(state)[0].numpy()
+        drafts.append(choose(logits, sampling, known[:first], known[first:] + drafts))
+        if len(drafts) == count:
+            return drafts
+        span = Span(len(known) + len(drafts) - 2, 1, pages, prompt=False)
+        state = bench.model.draft(Step(torch.tensor(drafts[-1:]), (span,)), state, cache)
+
+
+@pytest.mark.parametrize("manner", ["greedy", "hot"])
+@pytest.mark.parametrize("drafts", [1, 3])
+def test_drafts_are_what_the_mtp_layer_expects_whatever_was_accepted(bench, manner, drafts):
+    """A draft that is not is no error, and would only show in the speed."""
+    engine = bench.engine(drafts=drafts, step_tokens=30)
+    sampling = {**MANNERS[manner], "max_tokens": 24, "ignore_eos": True}
+    sequences = [add(engine, LONG[i : i + 100], **sampling)[0] for i in range(3)]
+    compared = 0
+    while engine.busy:
+        engine.step()
+        for sequence in sequences:
+            if sequence.drafts:
+                assert sequence.drafts == drafts_of(bench, sequence)
+                compared += 1
+    assert compared > 15
 
 
 @pytest.mark.parametrize("drafts", [1, 2, 3])

@@ -3,6 +3,7 @@
 import http.client
 import json
 import math
+import re
 import socket
 import statistics
 from contextlib import closing
@@ -290,6 +291,16 @@ def test_what_is_no_http_gets_an_error_in_the_same_shape(server, request_line):
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"application/json" in head
     is_error_body(json.loads(body[body.index(b"{") : body.rindex(b"}") + 1])["error"], 400)
+
+
+def test_requests_sent_at_once_on_one_connection_are_answered_in_their_order(server):
+    requests = [
+        f"GET {path} HTTP/1.1\r\nhost: x\r\n" for path in ("/health", "/version", "/nowhere")
+    ]
+    with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+        connection.sendall("\r\n".join([*requests, ""]).encode())
+        received = b"".join(iter(lambda: connection.recv(9999), b""))  # the last closes it
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"200", b"404"]
 
 
 # Completions.
