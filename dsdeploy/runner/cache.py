@@ -5,6 +5,7 @@ A token leaves kv_lora_rank + qk_rope_head_dim values a layer (576 in DeepSeek-V
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,10 @@ class LatentCache:
         self, layers: int, pages: int, width: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.pages = pages
-        self.rows = torch.empty(layers, pages * PAGE_TOKENS, width, dtype=dtype, device=device)
+        # Zeros, since the MTP layer leaves out the rows of requests that have ended; numpy's take
+        # no memory until they are written.
+        shape = (layers, pages * PAGE_TOKENS, width * dtype.itemsize)
+        self.rows = torch.from_numpy(np.zeros(shape, np.uint8)).view(dtype).to(device)
 
     def write(self, layer: int, slots_T: Tensor, values_TL: Tensor) -> None:
         self.rows[layer].index_copy_(0, slots_T, values_TL.to(self.rows.dtype))
