@@ -78,7 +78,7 @@ def test_every_answer_has_a_name_of_its_own(server):
 def test_small_answers_on_one_connection_come_at_once(server):
     """Nagle's algorithm would hold back each body until its head is acknowledged: for 40 ms."""
     seconds = [server.client.get("/v1/models").elapsed.total_seconds() for _ in range(40)]
-    assert statistics.median(seconds) < 0.02
+    assert statistics.median(seconds) < 0.03
 
 
 # Errors.

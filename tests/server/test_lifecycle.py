@@ -73,8 +73,7 @@ def test_what_runs_is_finished_and_what_comes_is_sent_elsewhere(
         is_error(server.client.get("/v1/models"), 401, "invalid_api_key")
         streams = [Asking(server, headers, max_tokens=1500, stream=True) for _ in range(3)]
         whole = Asking(server, headers, max_tokens=1500)
-        for stream in streams:
-            assert stream.begun.wait(30)
+        wait_until(lambda: server.metrics(headers=headers)["num_requests_running"] == 4)
         with signalled(server, signal.SIGTERM):
             wait_until(lambda: server.client.get("/health").status_code == 503)
             for answer in (
@@ -97,17 +96,17 @@ def test_what_runs_is_finished_and_what_comes_is_sent_elsewhere(
         assert "a-key-in-a-file" not in server.said()
 
 
-def test_what_is_not_finished_in_time_is_told_so(serving, checkpoint):
+def test_what_is_not_finished_in_time_is_told_so(serving, checkpoint, wait_until):
     options = ("--drain-seconds", "0.5", "--max-sequences", "2")
     with serving(checkpoint, *options) as server:
-        running = [Asking(server, max_tokens=8000, stream=True, n=2) for _ in range(2)]
+        running = Asking(server, max_tokens=8000, stream=True, n=2)
+        assert running.begun.wait(30)
         waiting = Asking(server, max_tokens=8000, stream=True)
         whole = Asking(server, max_tokens=8000)
-        assert running[0].begun.wait(30) or running[1].begun.wait(30)
-        time.sleep(0.2)
+        wait_until(lambda: server.metrics()["num_requests_waiting"] == 2)
         told = time.monotonic()
         with signalled(server, signal.SIGTERM):
-            for asking in (*running, waiting):
+            for asking in (running, waiting):
                 content = asking.result().content
                 last = content.removesuffix(b"\n\n").rpartition(b"data: ")[2]
                 message = is_error_body(json.loads(last)["error"], 503, "engine_error")
