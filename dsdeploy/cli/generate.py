@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     help="A file with a request on each line (JSON, as for the server).",
 )
 @click.option("--output", "target", type=click.Path(path_type=Path, dir_okay=False))
-@runner_options
 @output_options
+@runner_options
 def command(
     out: Output,
     model: Path,

@@ -27,10 +27,8 @@ _OPTIONS = (
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
     click.option(
         "--kernels",
-        type=click.Choice(["auto", "compiled", "plain"]),
-        default="auto",
-        show_default=True,
-        help="plain: torch alone, slow.",
+        type=click.Choice(["compiled", "plain"]),
+        help="Default: compiled on a CPU; plain is torch alone, slow there.",
     ),
     click.option("--threads", type=click.IntRange(1), help="Default: the processor's cores."),
     click.option(
@@ -74,7 +72,8 @@ _OPTIONS = (
 
 
 def runner_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options; call `function(..., settings=Settings)`."""
+    """Add the options; call `function(..., settings=Settings)`. Stands below `output_options`,
+    which shows its errors."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **arguments: Any) -> None:
@@ -119,10 +118,13 @@ def _demand_installed() -> None:
 
 def start_runner(out: Output, folder: Path, settings: Settings) -> Runner | None:
     """Load with a progress line. None on a rank other than the first, when all is over."""
+    import os
     from contextlib import ExitStack
 
     from dsdeploy.runner.start import start
 
+    if os.environ.get("RANK", "0") != "0":
+        out = Output(quiet=True)  # the first rank speaks for all
     with ExitStack() as stack:
         return start(
             folder,

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help='A file with a prompt on each line (JSON): {"prompt": "text" or [1, 2, 3]}',
 )
-@runner_options
 @output_options
+@runner_options
 def command(
     out: Output, model: Path, texts: tuple[str, ...], source: Path | None, settings: Settings
 ) -> None:
@@ -36,6 +36,7 @@ def command(
     """
     from dsdeploy.checkpoint.reader import open_checkpoint
     from dsdeploy.runner.load import Loader
+    from dsdeploy.runner.parallel import Group
     from dsdeploy.runner.score import score
     from dsdeploy.runner.start import load_options
     from dsdeploy.runner.text import Tokenizer
@@ -50,12 +51,11 @@ def command(
     for prompt in prompts:
         if len(prompt) < 2 or max(prompt) >= checkpoint.config.vocab_size:
             raise UsageError("A prompt needs two tokens or more, all of the model's vocabulary.")
-    from dsdeploy.runner.parallel import Group
-
     options = load_options(settings)
     layers = checkpoint.config.num_hidden_layers
     with out.progress("score", sum(shard.size for shard in checkpoint.shards)) as bar:
-        loader = Loader(WeightSource(checkpoint, Group()), options, Group(), bar.advance)
+        group = Group()
+        loader = Loader(WeightSource(checkpoint, group), options, group, bar.advance)
         scores = score(loader, prompts)
     rows = [
         (str(index), str(len(found)), f"{sum(found):.4f}", f"{-sum(found) / len(found):.4f}")

@@ -37,7 +37,7 @@ API_KEY_VARIABLE = "DSDEPLOY_API_KEY"
 @click.option("--name", help="What clients call the model; default: the folder's name.")
 @click.option(
     "--api-key-file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help=f"Holds the key that clients must send; or set {API_KEY_VARIABLE}.",
 )
 @click.option("--insecure", is_flag=True, help="Let the network in without a key.")
@@ -55,8 +55,8 @@ API_KEY_VARIABLE = "DSDEPLOY_API_KEY"
     show_default=True,
     help="For answers to end when the server is told to.",
 )
-@runner_options
 @output_options
+@runner_options
 def command(
     out: Output,
     model: Path,

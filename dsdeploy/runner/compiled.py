@@ -27,6 +27,8 @@ _U = np.uintp
 
 
 class CompiledOps:
+    name = "compiled"
+
     def __init__(self, powers_of_two: bool) -> None:
         self._powers_of_two = powers_of_two
         self._threads = min(torch.get_num_threads(), numba.get_num_threads())

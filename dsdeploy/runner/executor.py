@@ -5,7 +5,7 @@ T tokens of a step   N rows whose logits are wanted   W vocabulary   D hidden
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,6 +56,7 @@ class Executor:
 
     def run(self, command: Command) -> Tensor:
         """[N, W] logits, on the CPU"""
+        command = replace(command, step=command.step.to(self.model.device))
         self.model.group.broadcast(command)
         return self._execute(command).cpu()
 

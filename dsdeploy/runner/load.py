@@ -35,7 +35,8 @@ class LoadOptions:
     dtype: str = "auto"
     """`auto` keeps weights as they are stored; else one of `DTYPES`."""
     device: torch.device = CPU
-    kernels: str = "auto"
+    kernels: str | None = None
+    """`compiled` or `plain`; None is what the device has."""
     mtp: bool = True
     """Whether to load the MTP layer, where there is one."""
     expert_memory: int | None = None
@@ -67,6 +68,8 @@ def _refuse(source: WeightSource, options: LoadOptions, group: Group) -> None:
             "--dtype fp8 needs FP8 weights; this checkpoint holds BF16.",
             "Convert it first: dsdeploy convert CHECKPOINT TARGET --to fp8",
         )
+    if options.expert_memory is not None and options.device.type != "cpu":
+        raise UsageError("--expert-memory is for a CPU.", "Leave one of it and --device away.")
     for what, count in (
         ("attention heads", config.num_attention_heads),
         ("experts", config.n_routed_experts),

@@ -131,6 +131,9 @@ class DecodingQueries:
 
 
 class Ops(Protocol):
+    name: str
+    """As users know it."""
+
     def begin(self) -> None:
         """Before a step, in the thread that computes it."""
 
@@ -162,15 +165,16 @@ class Ops(Protocol):
         """[B, H x V], without expanding any key."""
 
 
-def choose_ops(device: torch.device, powers_of_two: bool, kernels: str = "auto") -> Ops:
-    """`powers_of_two`: whether FP8 scales of activations are (ue8m0). Imported late, as compiling
-    belongs to the CPU alone."""
-    if kernels == "plain" or device.type != "cpu":
-        from dsdeploy.runner.plain import PlainOps
-
-        return PlainOps(powers_of_two)
-    if kernels not in ("auto", "compiled"):
-        raise UsageError(f"There are no {kernels!r} kernels.", "Use plain or compiled.")
+def choose_ops(device: torch.device, powers_of_two: bool, kernels: str | None = None) -> Ops:
+    """`powers_of_two`: whether FP8 scales of activations are (ue8m0). `kernels` None: compiled on
+    a CPU, plain elsewhere."""
     from dsdeploy.runner.compiled import CompiledOps
+    from dsdeploy.runner.plain import PlainOps
 
-    return CompiledOps(powers_of_two)
+    on_cpu = device.type == "cpu"
+    kernels = kernels or (CompiledOps.name if on_cpu else PlainOps.name)
+    if kernels == PlainOps.name:
+        return PlainOps(powers_of_two)
+    if kernels == CompiledOps.name and on_cpu:
+        return CompiledOps(powers_of_two)
+    raise UsageError(f"There are no {kernels!r} kernels for {device}.", "Use plain.")

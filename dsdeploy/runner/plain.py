@@ -39,6 +39,8 @@ def widen(weight: Weight) -> Tensor:
 
 
 class PlainOps:
+    name = "plain"
+
     def __init__(self, powers_of_two: bool) -> None:
         self._powers_of_two = powers_of_two
 

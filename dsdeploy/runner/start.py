@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from dsdeploy import __version__
-from dsdeploy.checkpoint.reader import Checkpoint, open_checkpoint
-from dsdeploy.checkpoint.summary import summarise
+from dsdeploy.checkpoint.reader import open_checkpoint
+from dsdeploy.checkpoint.summary import Summary, summarise
 from dsdeploy.errors import UsageError
 from dsdeploy.runner.chat import ChatTemplate
 from dsdeploy.runner.engine import Engine, EngineOptions
@@ -30,7 +30,7 @@ class Settings:
 
     dtype: str = "auto"
     device: str = "cpu"
-    kernels: str = "auto"
+    kernels: str | None = None
     context: int = 8192
     cache_memory: int = 1 << 30
     expert_memory: int | None = None
@@ -77,7 +77,7 @@ def start(folder: Path, settings: Settings, progress: Callable[[int], Advance]) 
         leave()
         return None
     engine_options = EngineOptions(settings.max_sequences, settings.step_tokens, settings.drafts)
-    facts = _facts(checkpoint, settings, context, group.size)
+    facts = _facts(summary, model, settings, context)
     return Runner(Engine(executor, tokenizer, engine_options), tokenizer, model, context, facts)
 
 
@@ -109,8 +109,7 @@ def _pages(model: Model, context: int, nbytes: int) -> int:
     return max(nbytes // one, -(-context // PAGE_TOKENS))
 
 
-def _facts(checkpoint: Checkpoint, settings: Settings, context: int, ranks: int) -> dict[str, Any]:
-    summary = summarise(checkpoint)
+def _facts(summary: Summary, model: Model, settings: Settings, context: int) -> dict[str, Any]:
     stored = "fp8" if summary.scale_format else "bfloat16"
     return {
         "model": summary.variant,
@@ -120,11 +119,9 @@ def _facts(checkpoint: Checkpoint, settings: Settings, context: int, ranks: int)
         "experts_per_token": summary.experts_per_token,
         "dtype": stored if settings.dtype == "auto" else settings.dtype,
         "device": settings.device,
-        "kernels": "plain"
-        if settings.device != "cpu"
-        else settings.kernels.replace("auto", "compiled"),
+        "kernels": model.ops.name,
         "context": context,
         "mtp": settings.drafts > 0,
-        "ranks": ranks,
+        "ranks": model.group.size,
         "version": __version__,
     }

@@ -34,6 +34,9 @@ class Step:
     """[T] int64, those of all spans, one span after the other"""
     spans: tuple[Span, ...]
 
+    def to(self, device: torch.device) -> Step:
+        return self if self.tokens.device == device else Step(self.tokens.to(device), self.spans)
+
     @cached_property
     def positions(self) -> Tensor:
         """[T] int64"""

@@ -1,7 +1,7 @@
 """A checkpoint's tensors read straight into the memory they stay in.
 
-Where the stored format is the
-wanted one the file's bytes land in the tensor itself; otherwise they pass through a small window.
+Where the stored format is the wanted one, the file's bytes land in the tensor itself; otherwise
+they pass through a small window.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dsdeploy.checkpoint.direct import Bytes
 from dsdeploy.checkpoint.reader import Checkpoint, StoredTensor, read_ranges
 from dsdeploy.errors import IntegrityError, UsageError
 from dsdeploy.model.config import BLOCK
-from dsdeploy.model.demo import demo_name, on_rank
+from dsdeploy.model.demo import demo_name, on_rank, rank_file_name
 from dsdeploy.model.tensors import TensorSpec, is_mtp
 from dsdeploy.runner.kernels.matmul import U, all_finite, widen_matrix
 from dsdeploy.runner.ops import Weight
@@ -73,13 +73,8 @@ class WeightSource:
         _demand_whole(checkpoint)
         self.config, self._group, self._checkpoint = checkpoint.config, group, checkpoint
         table = expected_table(checkpoint)
-        if checkpoint.ranks is not None:  # the demo has no MTP layer
-            table = [spec for spec in table if not is_mtp(checkpoint.config, spec.layer)]
         self._specs = {(s.layer, s.expert, s.role, s.kind): s for s in table}
-        self._ranks = [
-            {entry.name: StoredTensor(shard, entry) for entry in shard.header.entries}
-            for shard in sorted(checkpoint.shards, key=lambda shard: _rank_of(shard.name))
-        ]
+        self._ranks = _tensors_of_ranks(checkpoint, checkpoint.ranks or 0)
 
     @property
     def holds_fp8(self) -> bool:
@@ -93,9 +88,6 @@ class WeightSource:
         self, layer: int | None, role: str, kind: str = "weight", expert: int | None = None
     ) -> TensorSpec:
         return self._specs[layer, expert, role, kind]
-
-    def has(self, layer: int | None, role: str) -> bool:
-        return (layer, None, role, "weight") in self._specs
 
     def share(self, spec: TensorSpec) -> Block:
         """This rank's part: of heads, widths and vocabulary; experts are whole."""
@@ -154,9 +146,14 @@ def _demand_whole(checkpoint: Checkpoint) -> None:
         raise IntegrityError(f"{errors[0].message}{more}.", hint)
 
 
-def _rank_of(file: str) -> int:
-    digits = file.removeprefix("model").split("-")[0]
-    return int(digits) if digits.isdigit() else 0
+def _tensors_of_ranks(checkpoint: Checkpoint, ranks: int) -> list[dict[str, StoredTensor]]:
+    """Of the demo's per-rank files, by the demo's names."""
+    shards = {shard.name: shard for shard in checkpoint.shards}
+    files = [shards[rank_file_name(rank, ranks)] for rank in range(ranks)]
+    return [
+        {entry.name: StoredTensor(shard, entry) for entry in shard.header.entries}
+        for shard in files
+    ]
 
 
 def _common(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
@@ -237,12 +234,8 @@ def _read_converted(
             grid = scales[start // BLOCK :].numpy().reshape(-1)
             widen_matrix(codes, U(count), U(columns), grid, wide[:count].numpy().reshape(-1))
         target[start : start + count].copy_((stored if wide is None else wide)[:count])
-    if dtype_overflows(target):
+    if target.dtype == torch.float16 and bool(target.isinf().any()):
         raise UsageError(f"{spec.name} has values beyond float16.", "Use --dtype bfloat16.")
-
-
-def dtype_overflows(values: Tensor) -> bool:
-    return values.dtype == torch.float16 and bool(values.isinf().any())
 
 
 def read_vector(source: WeightSource, spec: TensorSpec) -> Tensor:

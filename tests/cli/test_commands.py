@@ -208,3 +208,10 @@ def test_a_home_that_cannot_be_written_is_no_hindrance(tiny, tmp_path):
     )
     command = [sys.executable, "-c", code, "convert", str(tiny), str(tmp_path / "out"), "-q"]
     assert subprocess.run(command, capture_output=True, text=True).stderr == ""
+
+
+@pytest.mark.parametrize("option", ["--cache-memory", "--expert-memory"])
+def test_a_size_that_is_none_is_one_sentence(option, tiny):
+    result = run("generate", str(tiny), "hello", option, "much")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: 'much' is not a size.")
