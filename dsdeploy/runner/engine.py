@@ -54,7 +54,10 @@ class Engine:
         self, executor: Executor, tokenizer: Tokenizer | None, options: EngineOptions
     ) -> None:
         self.executor, self.tokenizer, self.options = executor, tokenizer, options
-        self._end_tokens = tokenizer.end_tokens if tokenizer else frozenset()
+        vocabulary = range(executor.model.config.vocab_size)
+        self._end_tokens = [
+            t for t in (tokenizer.end_tokens if tokenizer else ()) if t in vocabulary
+        ]
         self.pool = PagePool(executor.pages)
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -112,7 +115,7 @@ class Engine:
         work = []
         for sequence, count in planned.items():
             if sequence in self.running:  # it has not been preempted by one planned later
-                work.append(Work(sequence, sequence.span(count), row))
+                work.append(Work.of(sequence, count, row))
                 row += count
         return work
 
@@ -172,49 +175,58 @@ class Engine:
             self._extend(sequence, [next(rows) for _ in range(part.answers)])
 
     def _extend(self, sequence: Sequence, rows: list[Floats]) -> None:
-        """Append the token that each row chooses, as long as the drafts foretold it."""
-        first = len(sequence.tokens) == sequence.prompt_length
-        drafts, sequence.drafts = sequence.drafts, []
-        sampling, prompt = sequence.request.sampling, sequence.request.prompt
-        text, logprobs, reason = "", list[TokenLogprob](), None
+        """Append the token that each row chooses, and tell whoever asked."""
         before = len(sequence.tokens)
-        if sampling.max_tokens == 0:
+        text, logprobs, reason = "", list[TokenLogprob](), None
+        if sequence.request.sampling.max_tokens:
+            text, logprobs, reason = self._choose(sequence, rows)
+        else:  # nothing but the prompt's log-probabilities was wanted
             sequence.cached, reason = before, "length"
-        for index, logits in enumerate(rows if reason is None else []):
-            token = choose(self._allowed(sequence, logits), sampling, prompt, sequence.output)
-            sequence.cached = len(sequence.tokens)
-            sequence.tokens.append(token)
-            if sampling.logprobs is not None:
-                logprobs.append(logprob_of(logits, token, sampling.logprobs))
-            ended = self._ends(sequence, token)
-            text += "" if ended else sequence.text.add(token)
-            reason = self._reason(sequence, ended)
-            if reason or index == len(rows) - 1 or token != drafts[index]:
-                break
-            self.counters.accepted_tokens += 1
-        new = tuple(sequence.tokens[before:])
-        self.counters.generated_tokens += len(new)
         output = Output(
             text=text + (sequence.text.finish() if reason else ""),
-            tokens=new,
+            tokens=tuple(sequence.tokens[before:]),
             logprobs=tuple(logprobs),
-            prompt_logprobs=tuple(sequence.prompt_logprobs) if first else (),
+            prompt_logprobs=tuple(sequence.prompt_logprobs)
+            if before == sequence.prompt_length
+            else (),
             finish_reason=reason,
             stop_reason=sequence.text.stopped_by or sequence.stop_token,
             cached_tokens=sequence.reused,
         )
+        self.counters.generated_tokens += len(output.tokens)
         if reason:
             self._end(sequence, output)
         else:
             sequence.request.emit(output)
 
-    def _allowed(self, sequence: Sequence, logits: Floats) -> Floats:
-        """Before `min_tokens` nothing that ends an answer can be chosen."""
-        sampling = sequence.request.sampling
-        if len(sequence.output) >= sampling.min_tokens:
-            return logits
+    def _choose(
+        self, sequence: Sequence, rows: list[Floats]
+    ) -> tuple[str, list[TokenLogprob], str | None]:
+        """A token for each row, as long as the drafts foretold it: (text, log-probabilities, why
+        it ends)."""
+        drafts, sequence.drafts = sequence.drafts, []
+        sampling, prompt = sequence.request.sampling, sequence.request.prompt
+        text, logprobs, reason = "", list[TokenLogprob](), None
+        for index, logits in enumerate(rows):
+            may_end = len(sequence.output) >= sampling.min_tokens
+            allowed = logits if may_end else self._without_ends(sequence, logits)
+            token = choose(allowed, sampling, prompt, sequence.output)
+            sequence.cached = len(sequence.tokens)
+            sequence.tokens.append(token)
+            if sampling.logprobs is not None:
+                logprobs.append(logprob_of(logits, token, sampling.logprobs))
+            ended = self._ends(sequence, token)
+            text += "" if ended else sequence.text.add(token, may_end)
+            reason = self._reason(sequence, ended)
+            if reason or index == len(rows) - 1 or token != drafts[index]:
+                break
+            self.counters.accepted_tokens += 1
+        return text, logprobs, reason
+
+    def _without_ends(self, sequence: Sequence, logits: Floats) -> Floats:
+        """Nothing that ends an answer can be chosen."""
         allowed = logits.copy()
-        allowed[[*self._end_tokens, *sampling.stop_token_ids]] = -torch.inf
+        allowed[[*self._end_tokens, *sequence.request.sampling.stop_token_ids]] = -torch.inf
         return allowed
 
     def _ends(self, sequence: Sequence, token: int) -> bool:

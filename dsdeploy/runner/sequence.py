@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from dsdeploy.runner.pages import PAGE_TOKENS
 from dsdeploy.runner.request import Request, TokenLogprob
@@ -56,9 +54,6 @@ class Sequence:
         stop = self.prompt_length if in_prompt else len(self.tokens) + len(self.drafts)
         return min(stop - self.cached, budget)
 
-    def span(self, count: int) -> Span:
-        return Span(self.cached, count, tuple(self.pages), self.cached < self.prompt_length)
-
     def pages_for(self, positions: int) -> int:
         """Pages that are missing for so many positions, of those it can ever come to."""
         positions = min(positions, self.prompt_length + self.request.sampling.max_tokens)
@@ -76,32 +71,34 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Work:
-    """A sequence's part of a step."""
+    """A sequence's part of a step, fixed when the step is planned."""
 
     sequence: Sequence
     span: Span
     row: int
     """Of the step, where its tokens begin."""
+    tokens: list[int]
+    scored: range
+    """Positions whose logits give the log-probability of the prompt's next token."""
+    answers: int
+    """How many rows choose a token: the last known one's and those of the drafts."""
 
-    @property
-    def tokens(self) -> Seq[int]:
-        known = self.sequence.tokens + self.sequence.drafts
-        return known[self.span.past : self.span.past + self.span.count]
-
-    @cached_property
-    def scored(self) -> range:
-        """Positions whose logits give the log-probability of the prompt's next token."""
-        sequence = self.sequence
-        if sequence.request.sampling.prompt_logprobs is None or not self.span.prompt:
-            return range(0)
-        done = len(sequence.prompt_logprobs)
-        stop = min(self.span.past + self.span.count, sequence.prompt_length - 1)
-        return range(max(self.span.past, done), stop)
-
-    @cached_property
-    def answers(self) -> int:
-        """How many rows choose a token: the last known one's and those of the drafts."""
-        return max(0, self.span.past + self.span.count - len(self.sequence.tokens) + 1)
+    @staticmethod
+    def of(sequence: Sequence, count: int, row: int) -> Work:
+        """The sequence's next `count` tokens."""
+        past, stop = sequence.cached, sequence.cached + count
+        prompt, scored = past < sequence.prompt_length, range(0)
+        if prompt and sequence.request.sampling.prompt_logprobs is not None:
+            first = max(past, len(sequence.prompt_logprobs))  # those before are known
+            scored = range(first, min(stop, sequence.prompt_length - 1))
+        return Work(
+            sequence=sequence,
+            span=Span(past, count, tuple(sequence.pages), prompt),
+            row=row,
+            tokens=(sequence.tokens + sequence.drafts)[past:stop],
+            scored=scored,
+            answers=max(0, stop - len(sequence.tokens) + 1),
+        )
 
     @property
     def wanted(self) -> list[int]:

@@ -14,13 +14,17 @@ from dsdeploy.runner.sequence import Sequence as Running
 
 log = logging.getLogger(__name__)
 
+_FAILURES = 3
+"""Steps that fail one after the other before the engine counts as broken; one alone may be the
+fault of its requests."""
+
 
 class EngineService:
     """Requests may be submitted and cancelled from any thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._submitted = 0
+        self._submitted, self._failures = 0, 0
         self._counting = threading.Lock()
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -34,6 +38,10 @@ class EngineService:
     @property
     def busy(self) -> bool:
         return self._submitted > 0 or self._engine.busy
+
+    @property
+    def healthy(self) -> bool:
+        return self._thread.is_alive() and self._failures < _FAILURES
 
     def submit(self, requests: Sequence[Request]) -> Callable[[], None]:
         """Begin them all; what it gives cancels those that have not ended."""
@@ -78,7 +86,9 @@ class EngineService:
     def _step(self) -> None:
         try:
             self._engine.step()
+            self._failures = 0
         except Exception as error:
+            self._failures += 1
             log.exception("a step has failed")
             message = error.message if isinstance(error, DeployError) else "The engine has failed."
             self._engine.end_all(Output(finish_reason="error", error=message))

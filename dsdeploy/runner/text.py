@@ -121,13 +121,14 @@ class TextStream:
     def __post_init__(self) -> None:
         self._stream = DecodeStream(skip_special_tokens=self.skip_special)
 
-    def add(self, token: int) -> str:
+    def add(self, token: int, may_stop: bool = True) -> str:
         """The text that is certain now. Sets `stopped_by` when a stop string is complete; text
-        ends before it."""
+        ends before it. Before an answer `may_stop` a stop string is text like other text."""
         if self.tokenizer is None or self.stopped_by is not None:
             return ""
         self._held += self._stream.step(self.tokenizer.library, token) or ""
-        found = [(self._held.find(stop), stop) for stop in self.stop if stop in self._held]
+        stops = self.stop if may_stop else ()
+        found = [(self._held.find(stop), stop) for stop in stops if stop in self._held]
         if found:
             at, self.stopped_by = min(found)
             self._held, text = "", self._held[:at]

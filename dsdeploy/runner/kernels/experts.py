@@ -20,7 +20,8 @@ _ZERO, _ONE, _BLOCK = U(0), U(1), U(128)
 
 @njit(nogil=True)
 def _group(slots: Any, count: Any) -> Any:
-    """slots [P] -> (order [P'], starts [S + 1]): pairs by their slot; negative slots are left out."""
+    """slots [P] -> (order [P'], starts [S + 1], used): pairs by their slot, where each slot's
+    begin, and the slots that have any. Negative slots are left out."""
     starts = np.zeros(count + _ONE, np.uintp)
     for slot in slots:
         if slot >= 0:
@@ -34,7 +35,7 @@ def _group(slots: Any, count: Any) -> Any:
         if slot >= 0:
             order[filled[slot]] = U(pair)
             filled[slot] += _ONE
-    return order, starts
+    return order, starts, np.flatnonzero(starts[1:] > starts[:-1])
 
 
 @njit(nogil=True)
@@ -53,14 +54,8 @@ def feed_forward(
     x [T, D], slots [P], gate and up [S, F, D], down [S, D, F], out [P, D], all flat. With `fp8`,
     x has been rounded to FP8 and the inner activations are too.
     """
-    order, starts = _group(slots, count)
-    pairs = U(order.shape[0])
-    used = np.empty(count, np.uintp)
-    number = _ZERO
-    for slot in range(count):
-        if starts[slot + 1] > starts[slot]:
-            used[number] = U(slot)
-            number += _ONE
+    order, starts, used = _group(slots, count)
+    pairs, number = U(order.shape[0]), U(used.shape[0])
     inputs = np.empty(pairs * d, np.float32)
     inner = np.empty(pairs * f, np.float32)
     outputs = np.empty(pairs * d, np.float32)
@@ -69,7 +64,7 @@ def feed_forward(
         inputs[U(at) * d : U(at) * d + d] = x[token * d : token * d + d]
     tasks = panels(f)
     for task in prange(number * tasks):
-        slot, first = used[U(task) // tasks], U(task) % tasks * PANEL
+        slot, first = U(used[U(task) // tasks]), U(task) % tasks * PANEL
         begin, rows = starts[slot], starts[slot + _ONE] - starts[slot]
         width = min(PANEL, f - first)
         gated = np.empty(rows * width, np.float32)
@@ -88,7 +83,7 @@ def feed_forward(
             round_row_to_fp8(inner, U(at) * f, f, powers, inner)
     tasks = panels(d)
     for task in prange(number * tasks):
-        slot, first = used[U(task) // tasks], U(task) % tasks * PANEL
+        slot, first = U(used[U(task) // tasks]), U(task) % tasks * PANEL
         begin, rows = starts[slot], starts[slot + _ONE] - starts[slot]
         panel(
             inner, begin * f, rows, down, slot * d * f, down_scales, slot * _grid(d, f), first, d,

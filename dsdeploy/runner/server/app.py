@@ -98,7 +98,9 @@ class Routes:
         return HTMLResponse(read_template("chat/index.html"), headers=PAGE_HEADERS)
 
     async def health(self, request: Request) -> Response:
-        return Response(status_code=503 if self._endpoint.draining else 200)
+        endpoint = self._endpoint
+        well = endpoint.service.healthy and not endpoint.draining
+        return Response(status_code=200 if well else 503)
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._endpoint.metrics.text(), media_type=CONTENT_TYPE)
@@ -138,7 +140,7 @@ class Routes:
     def _tokens(self, body: TokenizeBody) -> list[int]:
         if body.messages is not None:
             return self._intake.chat_prompt(body.messages, {})
-        return self._intake.tokenizer.encode(body.prompt or "", body.add_special_tokens)
+        return self._intake.encode(body.prompt or "", body.add_special_tokens, "prompt")
 
     async def detokenize(self, request: Request) -> Response:
         body = await _body(request, DetokenizeBody)
@@ -158,7 +160,6 @@ class Routes:
     async def _answer(
         self, request: Request, body: ChatBody | CompletionBody, asked: Asked
     ) -> Response:
-        self._endpoint.demand_room(len(asked.prompts))
         reply = Reply(self._endpoint, asked)
         if body.stream:
             return reply.stream(bool(body.stream_options and body.stream_options.include_usage))

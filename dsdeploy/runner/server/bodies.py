@@ -7,7 +7,7 @@ not implemented are refused.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -83,6 +83,12 @@ class _Body(BaseModel):
             if values.get(field) not in _HARMLESS:
                 raise ValueError(f"{field} is not supported by this server")
         return {field: value for field, value in values.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _streams_what_can_be(self) -> Self:
+        if self.stream and self.prompt_logprobs is not None:
+            raise ValueError("prompt_logprobs cannot be streamed")
+        return self
 
     @field_validator("logit_bias", mode="before")
     @classmethod

@@ -29,12 +29,14 @@ class Endpoint:
             sentence = "The server is shutting down."
             raise RefusedError(503, sentence, "shutting_down", retry_after=30)
 
-    def demand_room(self, choices: int) -> None:
+    def generate(self, asked: Asked) -> Generation:
+        """Begun: whoever asks must `close` it. Raises RefusedError when too many wait already."""
         self.demand_open()
-        waiting = self.service.waiting
+        waiting, choices = self.service.waiting, len(asked.prompts)
+        if choices > self.max_waiting:
+            sentence = f"{choices} choices are more than the {self.max_waiting} that may wait."
+            raise RefusedError(400, sentence, param="n")
         if waiting + choices > self.max_waiting:
             sentence = f"{waiting} requests are waiting already; try again later."
             raise RefusedError(429, sentence, "queue_full", retry_after=5)
-
-    def generate(self, asked: Asked) -> Generation:
         return Generation(self.service, self.mailbox, asked.prompts, asked.settings)

@@ -45,7 +45,7 @@ class Intake:
         self.demand_name(body.model)
         self._demand_tokens(body)
         prompts = [
-            self._encode(prompt, body.add_special_tokens, "prompt")
+            self.encode(prompt, body.add_special_tokens, "prompt")
             if isinstance(prompt, str)
             else prompt
             for prompt in body.prompts
@@ -79,9 +79,9 @@ class Intake:
         except UsageError as error:
             sentence = f"{error.message} {error.hint}".strip()
             raise RefusedError(400, sentence, param="messages") from None
-        return self._encode(text, special=False, param="messages")
+        return self.encode(text, special=False, param="messages")
 
-    def _encode(self, text: str, special: bool, param: str) -> list[int]:
+    def encode(self, text: str, special: bool, param: str) -> list[int]:
         """Text that cannot fit is not worth the minutes that its tokens might take."""
         if len(text) > self.context * self.tokenizer.longest_token:
             sentence = f"The context is {self.context} tokens: {len(text)} characters do not fit."

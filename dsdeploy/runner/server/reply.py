@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -19,11 +18,11 @@ from dsdeploy.runner.server.refusal import RefusedError, error_body
 
 
 class Reply:
-    """The choices of one request as they grow. The engine is asked when somebody listens: what
-    was never begun need not be cancelled."""
+    """The choices of one request as they grow."""
 
     def __init__(self, endpoint: Endpoint, asked: Asked) -> None:
-        self._endpoint, self._asked, self._shape = endpoint, asked, asked.shape
+        self._metrics, self._shape = endpoint.metrics, asked.shape
+        self._generation = endpoint.generate(asked)
         self._choices = asked.choices()
         self._begun = time.monotonic()
         self._latest: list[float | None] = [None] * len(self._choices)
@@ -37,31 +36,25 @@ class Reply:
                 raise ConnectionError("the client has left")
             await growing
         finally:
+            self._generation.close()
             growing.cancel()
             leaving.cancel()
         return JSONResponse(self._shape.whole(self._choices))
 
     async def _grow(self) -> None:
-        async with aclosing(self._outputs()) as outputs:
-            async for _ in outputs:
-                pass
+        async for _ in self._outputs():
+            pass
 
-    async def _outputs(self) -> AsyncGenerator[tuple[int, Output]]:
-        generation = self._endpoint.generate(self._asked)
-        try:
-            async for index, output in generation.outputs():
-                self._choices[index].add(output)
-                self._measure(index, output)
-                if output.error is not None:
-                    raise RefusedError(503, output.error, "engine_error", retry_after=30)
-                yield index, output
-        finally:
-            generation.close()
+    async def _outputs(self) -> AsyncIterator[tuple[int, Output]]:
+        async for index, output in self._generation.outputs():
+            self._choices[index].add(output)
+            self._measure(index, output)
+            if output.error is not None:
+                raise RefusedError(503, output.error, "engine_error", retry_after=30)
+            yield index, output
 
     def stream(self, include_usage: bool) -> Response:
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        body = self._events(include_usage)
-        return StreamingResponse(body, media_type="text/event-stream", headers=headers)
+        return _EventStream(self._events(include_usage), self._generation.close)
 
     async def _events(self, include_usage: bool) -> AsyncIterator[bytes]:
         usage: dict[str, Any] = {"usage": None} if include_usage else {}
@@ -69,9 +62,8 @@ class Reply:
             for index in range(len(self._choices)):
                 if (opening := self._shape.opening(index)) is not None:
                     yield event({**opening, **usage})
-            async with aclosing(self._outputs()) as outputs:
-                async for index, output in outputs:
-                    yield event({**self._shape.piece(index, output), **usage})
+            async for index, output in self._outputs():
+                yield event({**self._shape.piece(index, output), **usage})
             if include_usage:
                 yield event(self._shape.closing(self._choices))
             yield END_OF_STREAM
@@ -85,11 +77,25 @@ class Reply:
         now = time.monotonic()
         latest, self._latest[index] = self._latest[index], now
         if latest is None:
-            self._endpoint.metrics.first_token(now - self._begun)
+            self._metrics.first_token(now - self._begun)
         elif output.tokens:
-            self._endpoint.metrics.next_token((now - latest) / len(output.tokens))
+            self._metrics.next_token((now - latest) / len(output.tokens))
         if output.finish_reason is not None:
-            self._endpoint.metrics.ended(output.finish_reason, now - self._begun)
+            self._metrics.ended(output.finish_reason, now - self._begun)
+
+
+class _EventStream(StreamingResponse):
+    def __init__(self, events: AsyncIterator[bytes], end: Callable[[], None]) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._end = end
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Ends the generation however the stream ends, even where no event was ever wanted."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._end()
 
 
 async def _left(request: Request) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import resource
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import uvicorn
@@ -18,8 +18,6 @@ from dsdeploy.runner.server.app import build_app
 from dsdeploy.runner.server.endpoint import Endpoint
 from dsdeploy.runner.server.guard import Guard, Limits
 from dsdeploy.runner.server.transport import HEAD_BYTES, PatientProtocol
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,8 +103,6 @@ async def _serve(
 class _Server(uvicorn.Server):
     def capture_signals(self):  # type: ignore[no-untyped-def]
         """Signals are ours to handle."""
-        from contextlib import nullcontext
-
         return nullcontext()
 
 
