@@ -593,3 +593,21 @@ def test_closing_tells_those_who_still_wait(bench):
     service.close()
     assert answer.end[0] == "error"
     assert answer.outputs[-1].error == "The engine has ended."
+
+
+def test_an_engine_whose_steps_all_fail_is_not_well_until_one_succeeds(bench, monkeypatch):
+    service = EngineService(bench.engine())
+    with monkeypatch.context() as patch:
+        patch.setattr(service._engine.executor, "run", lambda command: 1 / 0)
+        for failures in (1, 2, 3):
+            answer = Answer()
+            service.submit([wanted(answer, temperature=0.0, max_tokens=3)])
+            wait_until(lambda answer=answer: answer.outputs)
+            assert answer.end[0] == "error"
+            assert service.healthy == (failures < 3)
+    answer = Answer()
+    service.submit([wanted(answer, temperature=0.0, max_tokens=3)])
+    wait_until(lambda: not service.busy)
+    assert service.healthy
+    service.close()
+    assert not service.healthy

@@ -195,3 +195,11 @@ def test_special_tokens_may_be_written_out_or_as_objects(tmp_path):
     )
     assert Tokenizer(folder).special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
     assert Tokenizer(folder).chat_template is None
+
+
+def test_a_stop_string_is_text_like_other_text_until_the_answer_may_stop(tokenizer):
+    stream = TextStream(tokenizer, ("b",))
+    tokens = tokenizer.encode("abcabc", special=False)
+    pieces = [stream.add(token, may_stop=at >= 3) for at, token in enumerate(tokens)]
+    assert "".join(pieces) == "abca"
+    assert stream.stopped_by == "b"

@@ -6,6 +6,7 @@ import math
 import re
 import socket
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -832,3 +833,31 @@ def test_an_empty_key_in_the_environment_is_no_key(dsdeploy, checkpoint, monkeyp
     result = dsdeploy("serve", checkpoint, "--port", 0)
     assert result.exit_code == 2
     assert "DSDEPLOY_API_KEY holds no usable API key" in result.stderr
+
+
+def test_places_are_given_once_however_many_come_at_the_same_moment(locked, wait_until):
+    """One runs, two wait: the others of a crowd are sent away."""
+    body = {"prompt": "a", "max_tokens": 300, "stream": True, **GREEDY}
+    with ThreadPoolExecutor(24) as crowd:
+        answers = list(
+            crowd.map(
+                lambda _: locked.post("/v1/completions", body, headers=locked.headers), range(24)
+            )
+        )
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) == {200, 429}
+    # Those that are served make room, so more than three are, but never more than three at once.
+    assert statuses.count(200) < 12
+    wait_until(lambda: locked.is_idle(headers=locked.headers))
+
+
+def test_more_choices_than_may_ever_wait_are_no_matter_of_time(locked):
+    body = {"prompt": "a", "n": 3, "max_tokens": 1}
+    answer = locked.post("/v1/completions", body, headers=locked.headers)
+    assert "more than the 2 that may wait" in is_error(answer, 400, param="n")
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_log_probabilities_of_a_prompt_cannot_be_streamed(server, path):
+    body = {"prompt": "a", "messages": [{"role": "user", "content": "a"}], "stream": True}
+    assert "prompt_logprobs" in is_error(server.post(path, body | {"prompt_logprobs": 1}), 400)

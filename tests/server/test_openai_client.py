@@ -150,8 +150,12 @@ def test_a_wrong_key_and_a_full_queue_have_theirs(locked):
         assert error.value.code == "invalid_api_key"
         known = client.with_options(api_key=locked.key)
         assert [model.id for model in known.models.list()] == ["tiny"]
-        with pytest.raises(openai.RateLimitError) as error:
-            known.completions.create(model="tiny", prompt=["a", "b", "c"], max_tokens=1)
+        two = {"model": "tiny", "prompt": ["a", "b"]}
+        long = BABBLING | {"max_tokens": 4000}
+        with known.completions.create(**two, **long, stream=True) as running:
+            next(iter(running))
+            with pytest.raises(openai.RateLimitError) as error:
+                known.completions.create(**two, **BABBLING)
         assert error.value.code == "queue_full"
 
 
