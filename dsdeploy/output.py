@@ -87,12 +87,13 @@ class Output:
         from rich.text import Text
 
         text = Text()
-        colours = ("cyan", "magenta", "yellow", "green")
-        letters = "█▓▒░"
-        for index, (_, size) in enumerate(parts):
-            text.append(letters[index % 4] * max(1, round(60 * size / total)), colours[index % 4])
-        for index, (label, size) in enumerate(parts):
-            text.append(f"\n{letters[index % 4]} ", colours[index % 4])
+        colours = ("cyan", "magenta", "yellow", "green", "blue")
+        letters = "█▓▒░▚▞▦▥▤▨◫▧"
+        styles = [(letters[i % 12], colours[i % 5]) for i in range(len(parts))]
+        for (letter, colour), (_, size) in zip(styles, parts, strict=True):
+            text.append(letter * max(1, round(60 * size / total)), colour)
+        for (letter, colour), (label, size) in zip(styles, parts, strict=True):
+            text.append(f"\n{letter} ", colour)
             text.append(f"{label} {format_bytes(size)} ({100 * size / total:.1f} %)")
         Console(highlight=False).print(text)
 

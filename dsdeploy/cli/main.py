@@ -9,6 +9,8 @@ import click
 from dsdeploy import __version__
 
 VERBS = {
+    "plan": "Say what fits on a machine, before a byte is loaded.",
+    "profiles": "Show, check and detect machines.",
     "synth": "Make a random checkpoint of the DeepSeek-V3 architecture.",
     "inspect": "Say what a checkpoint is, and whether it is whole.",
     "convert": "Cast, rearrange and split a checkpoint.",

@@ -66,7 +66,7 @@ def tensor_table(config: ModelConfig) -> Iterator[TensorSpec]:
         "model.embed_tokens.weight", embedding, "BF16", "embed_tokens", "weight", None, None, 0
     )
     for layer in range(config.num_hidden_layers):
-        yield from _layer(config, layer)
+        yield from layer_table(config, layer)
     yield _norm(config, "model.norm.weight", "norm", config.hidden_size, None)
     yield TensorSpec("lm_head.weight", embedding, "BF16", "lm_head", "weight", None, None, 0)
     yield from mtp_table(config)
@@ -101,7 +101,7 @@ def _mtp_layer(config: ModelConfig, layer: int) -> Iterator[TensorSpec]:
     yield TensorSpec(
         prefix + "eh_proj.weight", (hidden, 2 * hidden), "BF16", "eh_proj", "weight", layer
     )
-    yield from _layer(config, layer)
+    yield from layer_table(config, layer)
     yield _norm(config, prefix + "shared_head.norm.weight", "shared_head.norm", hidden, layer)
     yield TensorSpec(
         prefix + "shared_head.head.weight",
@@ -115,7 +115,8 @@ def _mtp_layer(config: ModelConfig, layer: int) -> Iterator[TensorSpec]:
     )
 
 
-def _layer(config: ModelConfig, layer: int) -> Iterator[TensorSpec]:
+def layer_table(config: ModelConfig, layer: int) -> Iterator[TensorSpec]:
+    """The tensors of one decoder layer."""
     prefix = f"model.layers.{layer}."
     hidden = config.hidden_size
     yield _norm(config, prefix + "input_layernorm.weight", "input_layernorm", hidden, layer)

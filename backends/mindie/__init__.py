@@ -1,0 +1,13 @@
+"""MindIE on Ascend NPUs."""
+
+from __future__ import annotations
+
+from dsdeploy.deploy.backend import packaged_rules
+from dsdeploy.planning.rules import Rules
+
+
+class MindIE:
+    name = "mindie"
+
+    def rules(self) -> Rules:
+        return packaged_rules(__package__)

@@ -1,0 +1,13 @@
+"""vLLM on NVIDIA GPUs."""
+
+from __future__ import annotations
+
+from dsdeploy.deploy.backend import packaged_rules
+from dsdeploy.planning.rules import Rules
+
+
+class Vllm:
+    name = "vllm"
+
+    def rules(self) -> Rules:
+        return packaged_rules(__package__)

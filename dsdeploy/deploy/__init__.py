@@ -1,0 +1,1 @@
+"""Backends: the engines that a plan can be given to."""

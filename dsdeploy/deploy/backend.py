@@ -1,0 +1,56 @@
+"""A backend: an engine that can be given a plan. Found through the entry points `dsdeploy.backends`,
+built-in ones exactly as others."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from dsdeploy.errors import UsageError
+from dsdeploy.planning.rules import Rules
+from dsdeploy.strict_yaml import load_yaml
+
+GROUP = "dsdeploy.backends"
+
+
+class Backend(Protocol):
+    name: str
+
+    def rules(self) -> Rules:
+        """What it can do on which accelerator."""
+
+
+def parse_rules(text: str, where: str) -> Rules:
+    try:
+        return Rules.model_validate(load_yaml(text, where))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UsageError(f"{where}: {place}: {first['msg']}.") from None
+
+
+def backend_names() -> list[str]:
+    return sorted(_entries())
+
+
+def load_backend(name: str) -> Backend:
+    entries = _entries()
+    if name not in entries:
+        raise UsageError(
+            f"There is no backend {name!r}.", f"Installed: {', '.join(sorted(entries))}."
+        )
+    found: Backend = entries[name].load()()
+    return found
+
+
+def _entries() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def packaged_rules(package: str) -> Rules:
+    """Of the `rules.yaml` that lies beside a plugin's code."""
+    text = files(package).joinpath("rules.yaml").read_text(encoding="utf-8")
+    return parse_rules(text, f"{package}/rules.yaml")

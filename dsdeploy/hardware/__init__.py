@@ -1,0 +1,1 @@
+"""What a machine is: accelerators, nodes, links, memory and disks."""

@@ -1,0 +1,1 @@
+"""What fits on a machine, how it is laid out, and how fast it may be."""
