@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
+from pydantic import BaseModel
 
 from dsdeploy.cli.common import output_options
 from dsdeploy.errors import UsageError
 from dsdeploy.output import Output
+from dsdeploy.strict_yaml import dump_yaml
 from dsdeploy.units import format_bytes
 
 
@@ -24,16 +26,15 @@ def command() -> None:
 @output_options
 def list_profiles(out: Output) -> None:
     """All machines and accelerators that a plan can name."""
-    from dsdeploy.hardware.profiles import load_accelerator, parse_machine, profile_files
+    from dsdeploy.hardware.profiles import parse_accelerator, parse_machine, parsed
 
-    files = profile_files("machines").values()
-    machines = [(file, parse_machine(file)) for file in files]
+    machines, wrong = parsed("machines", parse_machine)
     rows = [
-        (m.name, m.description, f"{m.devices}", format_bytes(m.device_memory), file.origin)
+        (file.name, m.description, f"{m.devices}", format_bytes(m.device_memory), file.origin)
         for file, m in machines
     ]
     out.table("machines", ("name", "what it is", "devices", "memory each", "whose"), rows, (2, 3))
-    chips = [(file, load_accelerator(name)) for name, file in profile_files("accelerators").items()]
+    chips, wrong_chips = parsed("accelerators", parse_accelerator)
     about = [
         (file.name, chip.vendor, chip.architecture, _optional(chip.usable_memory),
          f"{format_bytes(chip.bandwidth)}/s", " ".join(chip.teraflops), file.origin)
@@ -41,10 +42,14 @@ def list_profiles(out: Output) -> None:
     ]  # fmt: skip
     columns = ("name", "vendor", "architecture", "usable memory", "bandwidth", "computes", "whose")
     out.table("accelerators", columns, about, (3, 4))
+    broken = [error.message for error in (*wrong, *wrong_chips)]
+    for sentence in broken:
+        out.remark(f"left out: {sentence}")
     out.result(
         {
-            "machines": [m.model_dump(mode="json", exclude_defaults=True) for _, m in machines],
-            "accelerators": [c.model_dump(mode="json", exclude_defaults=True) for _, c in chips],
+            "machines": [_fields(m) | {"name": file.name} for file, m in machines],
+            "accelerators": [_fields(chip) | {"name": file.name} for file, chip in chips],
+            "left_out": broken,
         }
     )
 
@@ -62,8 +67,8 @@ def show(out: Output, name: str) -> None:
 
     machine = name in profile_files("machines") or name not in profile_files("accelerators")
     found = load_machine(name) if machine else load_accelerator(name)
-    fields = found.model_dump(mode="json", exclude_defaults=True)
-    out.line(_as_yaml(fields).rstrip("\n"))
+    fields = _fields(found)
+    out.line(dump_yaml(fields).rstrip("\n"))
     out.result(fields)
 
 
@@ -90,14 +95,13 @@ def detect_machine(out: Output, output: Path | None) -> None:
 
     machine = detect(Path.cwd())
     if output is not None:
-        machine = machine.model_copy(update={"name": output.stem.lower()})
-    fields = machine.model_dump(mode="json", exclude_defaults=True)
-    text = "# Detected. The disk's rate is assumed.\n" + _as_yaml(fields)
+        machine = machine.model_copy(update={"name": _name_of(output) or machine.name})
+    fields = _fields(machine)
+    text = "# Detected. The disk's rate is assumed.\n" + dump_yaml(fields)
     if output is None:
         out.line(text.rstrip("\n"))
     else:
-        with output.open("x", encoding="utf-8") as stream:
-            stream.write(text)
+        _write_new(output, text)
         out.line(f"{machine.description}: written to {output}.")
     out.result(fields)
 
@@ -114,5 +118,20 @@ def schema(out: Output, accelerator: bool) -> None:
     out.result(document)
 
 
-def _as_yaml(fields: dict[str, Any]) -> str:
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+def _fields(profile: BaseModel) -> dict[str, Any]:
+    return profile.model_dump(mode="json", exclude_defaults=True)
+
+
+def _name_of(file: Path) -> str:
+    """`My Machine.yaml` -> my-machine."""
+    return re.sub(r"[^a-z0-9.]+", "-", file.stem.lower()).strip("-.")
+
+
+def _write_new(file: Path, text: str) -> None:
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise UsageError(
+            f"{file} exists; it is left as it is.", "Give another name, or move it away."
+        ) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -23,11 +24,13 @@ import psutil
 
 from dsdeploy.errors import DeployError
 from dsdeploy.hardware.profile import Accelerator, Disk, Link, Machine
-from dsdeploy.hardware.profiles import load_accelerator, profile_files
+from dsdeploy.hardware.profiles import parse_accelerator, parsed
 from dsdeploy.units import format_bytes
 
 _DISK_RATE = 10**9
 """Assumed: measuring it honestly would mean reading gigabytes."""
+_PATIENCE = 20
+"""Seconds for a driver's tool."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +48,28 @@ def detect(folder: Path) -> Machine:
 
 
 def _asked(probe: Callable[[], Iterator[Device]]) -> list[Device]:
-    return list(probe())
+    """What makes no sense is no answer."""
+    try:
+        return list(probe())
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return []
 
 
 def _with_accelerators(devices: list[Device], folder: Path) -> Machine:
     kinds = Counter(device.name for device in devices)
     name, count = kinds.most_common(1)[0]
     same = [device for device in devices if device.name == name]
-    chip = _known(name).model_copy(update={"usable_memory": min(device.memory for device in same)})
+    chip = _known(name)
+    # A driver's total may hold more than a program gets of it.
+    total = min(device.memory for device in same)
+    chip = chip.model_copy(update={"usable_memory": min(total, chip.usable_memory or total)})
     others = "".join(f"; left out: {n} x {other}" for other, n in kinds.items() if other != name)
     return _machine(chip, count, f"{count} x {name}, detected{others}", folder)
 
 
 def _known(reported: str) -> Accelerator:
-    for name in profile_files("accelerators"):
-        chip = load_accelerator(name)
-        if reported in chip.reported_as:
+    for _, chip in parsed("accelerators", parse_accelerator)[0]:
+        if reported.casefold() in map(str.casefold, chip.reported_as):
             return chip
     raise DeployError(
         f"No profile knows the accelerator that its driver calls {reported!r}.",
@@ -101,7 +110,11 @@ def _machine(chip: Accelerator, count: int, description: str, folder: Path) -> M
 
 
 def _architecture() -> str:
-    return {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    machine = platform.machine()
+    name = {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    if name not in ("x86_64", "aarch64"):
+        raise DeployError(f"A profile cannot describe a processor of the kind {name}.")
+    return name
 
 
 def _processor_name() -> str:
@@ -152,14 +165,18 @@ def _nvidia() -> Iterator[Device]:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             name = pynvml.nvmlDeviceGetName(handle)
             yield Device(name, pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except pynvml.NVMLError as error:
+        raise DeployError(f"NVIDIA's driver does not answer: {error}.") from None
     finally:
         pynvml.nvmlShutdown()
 
 
 def _amd_smi() -> Iterator[Device]:
-    for card in _json_of("amd-smi", "static", "--asic", "--vram", "--json"):
+    cards = _json_of("amd-smi", "static", "--asic", "--vram", "--json")
+    for card in cards["gpu_data"] if isinstance(cards, dict) else cards:
         size = card["vram"]["size"]
-        yield Device(card["asic"]["market_name"], int(size["value"]) * _UNITS[size["unit"]])
+        name = str(card["asic"]["market_name"])
+        yield Device(name, int(size["value"]) * _UNITS[size["unit"]])
 
 
 def _rocm_smi() -> Iterator[Device]:
@@ -167,8 +184,8 @@ def _rocm_smi() -> Iterator[Device]:
     cards = _json_of("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json")
     for name, card in sorted(cards.items() if isinstance(cards, dict) else []):
         if name.startswith("card"):
-            series = card.get("Card Series") or card.get("Card series")
-            yield Device(series, int(card["VRAM Total Memory (B)"]))
+            series = card.get("Card Series") or card["Card series"]
+            yield Device(str(series), int(card["VRAM Total Memory (B)"]))
 
 
 def _npu_smi() -> Iterator[Device]:
@@ -189,18 +206,16 @@ _PROBES = (_nvidia, _amd_smi, _rocm_smi, _npu_smi)
 
 
 def _json_of(*command: str) -> Any:
-    text = _output_of(*command)
-    try:
-        return json.loads(text) if text else []
-    except ValueError:
-        return []
+    """What the tool prints, less the warnings above it."""
+    start = re.search(r"^[\[{]", text := _output_of(*command), re.MULTILINE)
+    return json.loads(text[start.start() :]) if start else []
 
 
 def _output_of(*command: str) -> str:
     if shutil.which(command[0]) is None:
         return ""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""

@@ -6,8 +6,6 @@ how many there are and what joins them. `profiles/` has both; users' own lie bes
 
 from __future__ import annotations
 
-import re
-from decimal import Decimal
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -29,28 +27,29 @@ def _size(value: object) -> object:
 
 def _rate(value: object) -> object:
     """`4.8TB/s`, `400Gb/s` (bits) -> bytes a second."""
-    if isinstance(value, str):
-        bits = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MGT])b/s\s*", value)
-        if bits:
-            return int(Decimal(bits[1]) * 10 ** {"M": 6, "G": 9, "T": 12}[bits[2]] / 8)
-        if not value.rstrip().endswith("/s"):
-            raise ValueError(f"{value!r} is not a rate. Write it as 900GB/s or 400Gb/s.")
-        return _size(value.rstrip().removesuffix("/s"))
-    return value
+    if not isinstance(value, str):
+        return value
+    amount, _, rest = value.rstrip().rpartition("/s")
+    try:
+        size = parse_bytes("" if rest else amount)
+    except UsageError:
+        raise ValueError(f"{value!r} is not a rate. Write it as 900GB/s or 400Gb/s.") from None
+    return size // 8 if amount.rstrip().endswith("b") else size
 
 
 _AS_TEXT = {"type": ["string", "integer"]}
+# The bounds stand before the reading of text: only there do they reach the JSON Schema.
 Size = Annotated[
     int,
+    Field(gt=0, lt=2**63, strict=True),
     BeforeValidator(_size),
-    Field(gt=0, strict=True, json_schema_extra=_AS_TEXT, description="Bytes: 141GB, 64GiB."),
+    Field(json_schema_extra=_AS_TEXT, description="Bytes: 141GB, 64GiB."),
 ]
 Rate = Annotated[
     int,
+    Field(gt=0, lt=2**63, strict=True),
     BeforeValidator(_rate),
     Field(
-        gt=0,
-        strict=True,
         json_schema_extra=_AS_TEXT,
         description="Bytes a second (4.8TB/s), or bits with a small b (400Gb/s).",
     ),
@@ -58,7 +57,9 @@ Rate = Annotated[
 
 
 class _Profile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Link(_Profile):
@@ -83,7 +84,7 @@ class Accelerator(_Profile):
     """What its driver reports as the total to a program, before anything runs."""
     bandwidth: Rate
     """Of its memory."""
-    teraflops: dict[NumberFormat, Annotated[float, Field(gt=0)]] = Field(min_length=1)
+    teraflops: dict[NumberFormat, Annotated[float, Field(gt=0, strict=True)]] = Field(min_length=1)
     """Peak dense rates of its matrix units, without sparsity, for each format that it computes
     natively; a format that is absent is not computed natively."""
     fp8_variant: Literal["e4m3fn", "e4m3fnuz"] | None = None
@@ -119,7 +120,7 @@ class Machine(_Profile):
     network_interface: str | None = None
     """The interface that nodes know each other by, for NCCL_SOCKET_IFNAME and its kin."""
     container_runtime: Literal["docker", "podman", "none"] = "none"
-    price_per_hour: float | None = Field(default=None, gt=0)
+    price_per_hour: float | None = Field(default=None, gt=0, strict=True)
     """US dollars for all nodes together."""
 
     @property

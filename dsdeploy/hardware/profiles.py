@@ -7,7 +7,7 @@ anything with a slash or a suffix is a path. A file may extend another and vary 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
@@ -19,11 +19,12 @@ import click
 from pydantic import BaseModel, ValidationError
 
 from dsdeploy.errors import UsageError
-from dsdeploy.hardware.profile import Accelerator, Machine
-from dsdeploy.strict_yaml import load_yaml
+from dsdeploy.hardware.profile import Accelerator, Disk, Link, Machine
+from dsdeploy.strict_yaml import read_yaml
 
 Kind = Literal["machines", "accelerators"]
 _Model = TypeVar("_Model", bound=BaseModel)
+_FIELDS = {field for model in (Machine, Accelerator, Disk, Link) for field in model.model_fields}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,23 @@ def load_machine(name_or_path: str) -> Machine:
 
 
 def load_accelerator(name: str) -> Accelerator:
-    file = _find("accelerators", name)
+    return parse_accelerator(_find("accelerators", name))
+
+
+def parsed(
+    kind: Kind, parse: Callable[[ProfileFile], _Model]
+) -> tuple[list[tuple[ProfileFile, _Model]], list[UsageError]]:
+    """All of a kind that can be read, and what is wrong with the others."""
+    whole, wrong = [], []
+    for file in profile_files(kind).values():
+        try:
+            whole.append((file, parse(file)))
+        except UsageError as error:
+            wrong.append(error)
+    return whole, wrong
+
+
+def parse_accelerator(file: ProfileFile) -> Accelerator:
     return _validated(Accelerator, _merged("accelerators", file, ()), str(file))
 
 
@@ -79,7 +96,7 @@ def parse_machine(file: ProfileFile) -> Machine:
     raw = _merged("machines", file, ())
     if isinstance(raw.get("accelerator"), str):
         chip = _find("accelerators", raw["accelerator"], f"{file}: accelerator")
-        raw["accelerator"] = _merged("accelerators", chip, ())
+        raw["accelerator"] = parse_accelerator(chip)
     machine = _validated(Machine, raw, str(file))
     if machine.nodes > 1 and machine.inter_node is None:
         raise UsageError(
@@ -90,40 +107,47 @@ def parse_machine(file: ProfileFile) -> Machine:
 
 
 def _find(kind: Kind, name: str, where: str = "") -> ProfileFile:
-    if os.sep in name or name.endswith((".yaml", ".yml")):
+    sentence = f"{where}: there" if where else "There"
+    if _is_path(name):
         path = Path(name).expanduser()
         if not path.is_file():
-            raise UsageError(f"There is no profile {name}.", "dsdeploy profiles list shows them.")
+            raise UsageError(f"{sentence} is no file {path}.", "dsdeploy profiles list shows all.")
         return ProfileFile(path.stem, "path", path)
     known = profile_files(kind)
     if name in known:
         return known[name]
     near = get_close_matches(name, known, 3, 0.5)
     what = "machine" if kind == "machines" else "accelerator"
-    sentence = f"{where}: there" if where else "There"
     raise UsageError(
         f"{sentence} is no {what} profile {name!r}.",
         f"Did you mean {' or '.join(near)}?" if near else "dsdeploy profiles list shows them.",
     )
 
 
-def _merged(kind: Kind, file: ProfileFile, seen: tuple[str, ...]) -> dict[str, Any]:
+def _is_path(name: str) -> bool:
+    return os.sep in name or name.endswith((".yaml", ".yml"))
+
+
+def _merged(kind: Kind, file: ProfileFile, seen: tuple[ProfileFile, ...]) -> dict[str, Any]:
     """The file's fields over those of what it extends."""
-    raw = load_yaml(file.file.read_text(encoding="utf-8"), str(file))
+    raw = read_yaml(file.file, str(file))
     if not isinstance(raw, dict):
         raise UsageError(f"{file} is not a profile: it holds no fields.")
     parent = raw.pop("extends", None)
     if parent is None:
         return raw
-    if not isinstance(parent, str) or parent in seen:
-        why = "extends itself" if parent in seen else "extends no name"
+    if not isinstance(parent, str) or file in seen:
+        why = "extends itself" if file in seen else "extends no name"
         raise UsageError(f"{file} {why}.", "Write the name of another profile after extends.")
-    base = _merged(kind, _base(kind, parent, file), (*seen, parent))
+    base = _merged(kind, _base(kind, parent, file), (*seen, file))
     return _over(base, raw)
 
 
 def _base(kind: Kind, parent: str, file: ProfileFile) -> ProfileFile:
-    """A profile may extend the shipped one of its own name, which it hides."""
+    """A profile may extend the shipped one of its own name, which it hides; a path is meant from
+    its own folder."""
+    if _is_path(parent) and isinstance(file.file, Path):
+        parent = str((file.file.parent / Path(parent).expanduser()).resolve())
     if parent == file.name and file.origin != "shipped":
         shipped = _yaml_files(files("dsdeploy.profiles") / kind, "shipped")
         for candidate in shipped:
@@ -147,7 +171,10 @@ def _validated(model: type[_Model], raw: object, where: str) -> _Model:
         first, *more = error.errors()
         place = ".".join(map(str, first["loc"]))
         others = f" ({len(more)} more)" if more else ""
-        sentence = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise UsageError(
-            f"{where}: {place}: {sentence}{others}.", "dsdeploy profiles schema has every field."
-        ) from None
+        sentence, hint = first["msg"], "dsdeploy profiles schema has every field."
+        if first["type"] == "extra_forbidden":
+            sentence = "there is no such field"
+            near = get_close_matches(str(first["loc"][-1]), _FIELDS, 1)
+            hint = f"Did you mean {near[0]}?" if near else hint
+        sentence = sentence.removeprefix("Value error, ").rstrip(".")
+        raise UsageError(f"{where}: {place}: {sentence}{others}.", hint) from None
