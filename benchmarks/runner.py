@@ -52,7 +52,9 @@ def main() -> None:
     rows = []
     for name in arguments.only:
         print(f"== {name}", file=sys.stderr)
-        rows += list(SECTIONS[name](work, arguments))
+        for row in SECTIONS[name](work, arguments):
+            print(f"   {row.what}: {row.figure:,.2f} {row.unit}", file=sys.stderr)
+            rows.append(row)
     facts = machine(work)
     print(markdown(facts, rows))
     if arguments.json:
@@ -87,13 +89,10 @@ def child(what: str, folder: Path, *rest: object) -> dict[str, Any]:
 
 
 def speed_rows(work: Path, arguments: argparse.Namespace) -> Iterator[Row]:
-    bf16, fp8 = (checkpoint(work, precision, MODEL, "model") for precision in ("bf16", "fp8"))
-    size = nbytes(weights(bf16)) / MB
-    how = f"{size:.0f} MB of BF16, {PROMPT} tokens in, 64 out"
-    native = {}
+    folder = checkpoint(work, "bf16", MODEL, "model")
+    how = f"{nbytes(weights(folder)) / MB:.0f} MB of BF16, {PROMPT} tokens in, 64 out"
     for dtype in ("float32", "bfloat16"):
-        native[dtype] = ours = child("native", bf16, dtype)
-        theirs = child("transformers", bf16, dtype)
+        ours, theirs = child("native", folder, dtype), child("transformers", folder, dtype)
         for batch in (1, 8):
             for what, least in (("decode", 3), ("prefill", 1)):
                 name, key = f"{what}, {dtype}, batch {batch}", f"{what} {batch}"
@@ -101,28 +100,35 @@ def speed_rows(work: Path, arguments: argparse.Namespace) -> Iterator[Row]:
                 yield Row("transformers", theirs[key], "tokens/s", None, "the same")
                 ratio = ours[key] / theirs[key]
                 yield Row(f"{what} / transformers", ratio, "x", Target(">=", least))
-    quantised = child("native", fp8, "fp8")
+
+
+def fp8_rows(work: Path, arguments: argparse.Namespace) -> Iterator[Row]:
+    kept = {
+        p: child("native", checkpoint(work, p, MODEL, "model"), "auto") for p in ("bf16", "fp8")
+    }
     for batch in (1, 8):
         key = f"decode {batch}"
-        yield Row(f"decode, fp8, batch {batch}", quantised[key], "tokens/s", None, "weights in FP8")
-        ratio = quantised[key] / native["bfloat16"][key]
-        yield Row("fp8 / bfloat16", ratio, "x", Target(">=", 1))
-    yield Row("prefill, fp8, batch 1", quantised["prefill 1"], "tokens/s")
-    memory = quantised["resident"] / native["bfloat16"]["resident"]
-    kept = f"{quantised['resident'] / MB:.0f} MB against {native['bfloat16']['resident'] / MB:.0f}"
-    yield Row("memory of FP8 / BF16", memory, "x", Target("<=", 0.55), f"{kept}, what loading adds")
-    if arguments.vllm:
-        yield from _vllm_rows(work, bf16, arguments.vllm, native)
+        for precision, rates in kept.items():
+            yield Row(f"decode, {precision}, batch {batch}", rates[key], "tokens/s")
+        yield Row("fp8 / bf16", kept["fp8"][key] / kept["bf16"][key], "x", Target(">=", 1))
+    yield Row("prefill, fp8, batch 1", kept["fp8"]["prefill 1"], "tokens/s")
+    memory = {precision: rates["resident"] for precision, rates in kept.items()}
+    how = f"{memory['fp8'] / MB:.0f} MB against {memory['bf16'] / MB:.0f}, what loading adds"
+    yield Row("memory of FP8 / BF16", memory["fp8"] / memory["bf16"], "x", Target("<=", 0.55), how)
 
 
-def _vllm_rows(work: Path, folder: Path, python: str, native: dict[str, Any]) -> Iterator[Row]:
+def vllm_rows(work: Path, arguments: argparse.Namespace) -> Iterator[Row]:
+    """Nothing without --vllm."""
+    if not arguments.vllm:
+        return
+    folder = checkpoint(work, "bf16", MODEL, "model")
     questions = prompts(5, MODEL["vocab_size"])
     for dtype in ("float32", "bfloat16"):
-        with vllm(work, folder, python, dtype) as address:
+        ours = child("native", folder, dtype)["decode 1"]
+        with vllm(work, folder, arguments.vllm, dtype) as address:
             rate = measure(address, "model", questions, 64)
         yield Row(f"vLLM's CPU build, {dtype}, batch 1", rate, "tokens/s", None, "decode, HTTP")
-        ratio = native[dtype]["decode 1"] / rate
-        yield Row("decode / vLLM", ratio, "x", Target(">=", 1))
+        yield Row("decode / vLLM", ours / rate, "x", Target(">=", 1))
 
 
 @contextmanager
@@ -180,6 +186,9 @@ def loading_rows(work: Path, arguments: argparse.Namespace) -> Iterator[Row]:
         yield Row("reading the files", found["read"] / GB, "GB/s", None, "4 threads, fresh memory")
         ratio = found["load"] / found["read"]
         yield Row("loading / reading", ratio, "x", Target(">=", 0.8))
+
+
+def start_rows(work: Path, arguments: argparse.Namespace) -> Iterator[Row]:
     tiny = checkpoint(work, "fp8", {}, "tiny")
     command = (DSDEPLOY, "generate", tiny, "hello", "--max-tokens", "1", "-q")
     run(*command)
@@ -213,7 +222,10 @@ def streaming_rows(work: Path, arguments: argparse.Namespace) -> Iterator[Row]:
 
 SECTIONS = {
     "speed": speed_rows,
+    "fp8": fp8_rows,
+    "vllm": vllm_rows,
     "loading": loading_rows,
+    "start": start_rows,
     "server": server_rows,
     "streaming": streaming_rows,
 }
