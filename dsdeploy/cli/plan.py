@@ -79,7 +79,7 @@ def _show_ways_out(
     from dsdeploy.planning.ways_out import shortage, ways_out
 
     lacking, ways = shortage(outcome), list(ways_out(outcome, asked, installed))
-    show_ways_out(out, lacking, ways)
+    show_ways_out(out, outcome, lacking, ways)
     return {"shortage_bytes": lacking, "ways_out": [asdict(way) for way in ways]}
 
 
@@ -133,7 +133,10 @@ def _machine(profile: str | None) -> Machine:
 def _machines(names: str) -> list[Machine]:
     from dsdeploy.hardware.profiles import load_machine
 
-    return [load_machine(name.strip()) for name in names.split(",") if name.strip()]
+    found = [load_machine(name.strip()) for name in names.split(",") if name.strip()]
+    if not found:
+        raise UsageError("--compare names no machine.", "--compare 8xh200,2x8xh100")
+    return found
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:

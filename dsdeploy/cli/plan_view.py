@@ -11,6 +11,7 @@ from dsdeploy.planning.interval import Interval
 from dsdeploy.planning.picture import memory_parts
 from dsdeploy.planning.plan import Plan
 from dsdeploy.planning.planner import Candidate, Outcome
+from dsdeploy.planning.streaming import streamed_run
 from dsdeploy.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -134,13 +135,25 @@ def _seconds(seconds: Interval) -> str:
     return seconds.show(lambda value: f"{value:.2g} s" if value < 60 else format_seconds(value))
 
 
-def show_ways_out(out: Output, lacking: int | None, ways: Sequence[WayOut]) -> None:
+def show_ways_out(
+    out: Output, outcome: Outcome, lacking: int | None, ways: Sequence[WayOut]
+) -> None:
     if lacking is not None:
         out.problem(f"Nothing fits: {format_bytes(lacking)} a device are missing at least.")
     else:
         out.problem("Nothing fits: no engine can run this here.")
-    rows = [(way.change, way.result) for way in ways]
-    out.table("ways out, each planned", ("change", "then"), rows or [("none of ours", "")])
+    if ways:
+        rows = [(way.change, way.result) for way in ways]
+        out.table("ways out, each planned", ("change", "then"), rows)
+        return
+    streamed = streamed_run(outcome.model, outcome.machine)
+    if streamed is not None:
+        here = outcome.machine
+        out.line(
+            "The native runner streams experts from a disk: it wants "
+            f"{format_bytes(streamed.memory_bytes)} of memory (here {format_bytes(here.host_memory)}) "
+            f"and {format_bytes(streamed.disk_bytes)} of disk (here {format_bytes(here.disk.space)})."
+        )
 
 
 def show_comparison(out: Output, outcomes: Sequence[Outcome]) -> None:

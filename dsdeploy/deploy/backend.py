@@ -3,6 +3,7 @@ built-in ones exactly as others."""
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from typing import Protocol
@@ -46,6 +47,7 @@ def load_backend(name: str) -> Backend:
     return found
 
 
+@cache
 def _entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 

@@ -76,7 +76,7 @@ def layouts(devices: int) -> Iterator[Layout]:
     for pipeline in _divisors(devices):
         stage = devices // pipeline
         for tensor in _divisors(stage):
-            for expert in {1, stage}:
+            for expert in sorted({1, stage}):
                 yield Layout(tensor, pipeline, stage // tensor, expert)
 
 

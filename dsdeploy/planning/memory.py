@@ -73,25 +73,24 @@ def device_memory(
     config: ModelConfig, machine: Machine, rules: Rules, kept: WeightFormat, layout: Layout,
     cache_format: str, mtp: bool,
 ) -> DeviceMemory:  # fmt: skip
-    """Of the fullest of all stages."""
+    """Of the stage with the least room for tokens, which bounds all."""
     weight_rules = WeightRules(kept, rules.splits(layout), rules.memory.kv_b_copies)
-    candidates = []
+    runtime = rules.memory.runtime
+    found = []
     for layers in stages(config.num_hidden_layers, layout.pipeline):
         last = layers.stop == config.num_hidden_layers
         held = len(layers) + (config.num_nextn_predict_layers if mtp and last else 0)
-        weights = stage_weights(config, layers, weight_rules, mtp)
-        candidates.append((sum(weights.values()), held, weights))
-    _, held, weights = max(candidates, key=lambda found: found[:2])
-    runtime = rules.memory.runtime
-    return DeviceMemory(
-        total=machine.device_memory,
-        limit=int(machine.device_memory * rules.memory.fraction.most),
-        weights=weights,
-        runtime=Interval(runtime.low, runtime.high),
-        activations=_activations(config, rules.memory.step_tokens),
-        cache_per_token=held * layer_cache_bytes(config, cache_format),
-        replicas=layout.data,
-    )
+        stage = DeviceMemory(
+            total=machine.device_memory,
+            limit=int(machine.device_memory * rules.memory.fraction.most),
+            weights=stage_weights(config, layers, weight_rules, mtp),
+            runtime=Interval(runtime.low, runtime.high),
+            activations=_activations(config, rules.memory.step_tokens),
+            cache_per_token=max(1, held) * layer_cache_bytes(config, cache_format),
+            replicas=layout.data,
+        )
+        found.append(stage)
+    return min(found, key=lambda stage: (stage.tokens.low, stage.free.low))
 
 
 def layer_cache_bytes(config: ModelConfig, cache_format: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from dsdeploy.errors import UsageError
@@ -14,7 +13,7 @@ from dsdeploy.planning.layout import Layout
 from dsdeploy.planning.memory import fraction_value
 from dsdeploy.planning.planner import Candidate, Outcome
 from dsdeploy.planning.rules import Rules
-from dsdeploy.strict_yaml import load_yaml
+from dsdeploy.strict_yaml import dump_yaml, read_yaml
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,11 @@ def make_plan(outcome: Outcome, candidate: Candidate, rules: Rules) -> Plan:
 def dump_plan(plan: Plan) -> str:
     """YAML that `load_plan` reads."""
     fields = _ADAPTER.dump_python(plan, mode="json", exclude_defaults=True)
-    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    return dump_yaml(fields)
 
 
 def load_plan(path: Path) -> Plan:
-    raw = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    raw = read_yaml(path, str(path))
     try:
         return _ADAPTER.validate_python(raw)
     except ValidationError as error:

@@ -12,7 +12,7 @@ from dsdeploy.planning.layout import Group, Layout, Splits, group_size
 
 
 class _Rule(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Range(_Rule):
@@ -46,6 +46,8 @@ class LayoutRules(_Rule):
     tensor_across_nodes: bool = True
     powers_of_two: bool = False
     data_needs_expert: bool = False
+    data_without_tensor: bool = False
+    """Whether DP attention is all or nothing: every device a replica of its own."""
 
 
 class Fraction(_Rule):
@@ -149,6 +151,8 @@ class Rules(_Rule):
             return f"{self.title} keeps a tensor group within a node"
         if layout.data > 1 and layout.expert == 1 and can.data_needs_expert:
             return f"{self.title} has DP attention with expert parallelism only"
+        if layout.data > 1 and layout.tensor > 1 and can.data_without_tensor:
+            return f"{self.title} has DP attention on all devices or on none"
         if layout.expert > 1 and layout.data == 1 and can.expert_only_with_data:
             return f"{self.title} has expert parallelism with DP attention only"
         return None

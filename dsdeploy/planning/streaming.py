@@ -15,32 +15,41 @@ _WHOLE = Splits(attention=1, embedding=1, dense=1, shared=1, experts=1, expert_t
 _OVERHEAD = 1.5e9
 """Bytes of the process beside weights: interpreter, kernels, cache, activations (measured: 1.3 GB
 with 0.8 GB of experts kept)."""
+_SHARE = 0.9
+"""Of a node's memory that one program may have."""
 _READING = Interval(0.4, 0.95)
 """Share of the disk's sequential rate that reading experts reaches."""
 
 
 @dataclass(frozen=True)
 class StreamedRun:
-    resident_bytes: int
+    memory_bytes: int
+    """Wanted for all but the experts."""
+    disk_bytes: int
     expert_bytes: int
     """Read for each token when no expert is kept."""
     token_seconds: Interval
 
+    def fits(self, machine: Machine) -> bool:
+        return self.memory_bytes <= _SHARE * machine.host_memory and (
+            self.disk_bytes <= machine.disk.space
+        )
+
 
 def streamed_run(model: PlannedModel, machine: Machine) -> StreamedRun | None:
-    """None where the rest does not fit into one node's memory, or the files onto its disk."""
+    """On one node; None for models that the native runner does not run."""
     config = model.config
     if config.has_indexer:
         return None
     layers = range(config.num_hidden_layers)
     rules = WeightRules(FORMATS[model.stored], _WHOLE)
     weights = stage_weights(config, layers, rules, mtp=False)
-    experts = weights["experts"]
-    resident = int(sum(weights.values()) - experts + _OVERHEAD)
-    if resident > 0.9 * machine.host_memory or sum(weights.values()) > machine.disk.space:
-        return None
+    experts, everything = weights["experts"], sum(weights.values())
     read = experts * config.num_experts_per_tok // config.n_routed_experts
     rate = machine.disk.read
     return StreamedRun(
-        resident, read, Interval(read / (rate * _READING.high), read / (rate * _READING.low))
+        memory_bytes=int(everything - experts + _OVERHEAD),
+        disk_bytes=everything,
+        expert_bytes=read,
+        token_seconds=Interval(read / (rate * _READING.high), read / (rate * _READING.low)),
     )

@@ -70,7 +70,7 @@ def ways_out(
             yield from more
             break
     streamed = streamed_run(model, machine)
-    if streamed is not None:
+    if streamed is not None and streamed.fits(machine):
         yield WayOut("--backend native, experts streamed from disk", _of_streamed(streamed))
 
 
@@ -92,6 +92,6 @@ def _with_nodes(machine: Machine, nodes: int) -> Machine:
 
 
 def _of_streamed(run: StreamedRun) -> str:
-    resident = format_bytes(run.resident_bytes)
+    resident = format_bytes(run.memory_bytes)
     seconds = run.token_seconds.show(lambda value: f"{value:.1f}")
     return f"{resident} of memory, {seconds} s a token (modelled)"
