@@ -1,0 +1,23 @@
+dsdeploy_pids=()
+
+dsdeploy_stop() {
+    trap - TERM INT HUP
+    ((${#dsdeploy_pids[@]} == 0)) || kill -TERM "${dsdeploy_pids[@]}" 2>/dev/null || :
+}
+
+# Until all have ended well, or one has not, which ends the others.
+dsdeploy_join() {
+    local status=0 _
+    for _ in "${dsdeploy_pids[@]}"; do
+        wait -n || {
+            status=$?
+            break
+        }
+    done
+    ((status == 0)) || dsdeploy_stop
+    wait
+    dsdeploy_pids=()
+    return "$status"
+}
+
+trap dsdeploy_stop TERM INT HUP
