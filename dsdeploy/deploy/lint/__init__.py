@@ -1,0 +1,1 @@
+"""Checks of other people's scripts and manifests; see docs/lint.md."""
