@@ -55,6 +55,10 @@ def main() -> None:
     many = ROOT / "benchmarks" / "8x8xh100.yaml"
     command = ("plan", "DeepSeek-V3", "--profile", str(many))
     rows.append(Row("plan for 8 nodes, whole command", seconds_of(*command), "s", Target("<", 2)))
+    command = ("render", "DeepSeek-V3", "--profile", "8xh200", "--target", "kubernetes", "--stdout")
+    rows.append(
+        Row("render for 8xh200, whole command", seconds_of(*command), "s", Target("<", 0.7))
+    )
     if arguments.verbose:
         _show(judged, found)
     facts = this_machine(ROOT)

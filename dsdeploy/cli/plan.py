@@ -44,8 +44,8 @@ def command(
     from dsdeploy.planning.planner import plan
 
     _check(compare, profile, output, report)
-    installed = _installed()
-    asked = _asked(backends, installed)
+    installed = installed_rules()
+    asked = installed_rules(backends)
     found = find_model(model)
     wish = _within(wish, found.config.max_position_embeddings)
     if compare is not None:
@@ -53,7 +53,7 @@ def command(
         show_comparison(out, outcomes)
         out.result({"machines": [_document(outcome) for outcome in outcomes]})
         return
-    outcome = plan(found, _machine(profile), asked, wish)
+    outcome = plan(found, machine_of(profile), asked, wish)
     chosen = outcome.chosen
     saved = None if chosen is None else make_plan(outcome, chosen, asked[chosen.backend])
     show_outcome(out, outcome, saved)
@@ -98,17 +98,11 @@ def _check(
             raise UsageError(f"There is no folder {file.parent}.", f"mkdir -p {file.parent}")
 
 
-def _installed() -> dict[str, Rules]:
+def installed_rules(names: tuple[str, ...] = ()) -> dict[str, Rules]:
+    """Of these backends, or of all that are installed."""
     from dsdeploy.deploy.backend import backend_names, load_backend
 
-    return {name: load_backend(name).rules() for name in backend_names()}
-
-
-def _asked(names: tuple[str, ...], installed: dict[str, Rules]) -> dict[str, Rules]:
-    for name in names:
-        if name not in installed:
-            raise UsageError(f"There is no backend {name!r}.", f"Use {', '.join(installed)}.")
-    return {name: installed[name] for name in names or installed}
+    return {name: load_backend(name).rules() for name in names or backend_names()}
 
 
 def _within(wish: Wish, longest: int) -> Wish:
@@ -120,7 +114,7 @@ def _within(wish: Wish, longest: int) -> Wish:
     return wish
 
 
-def _machine(profile: str | None) -> Machine:
+def machine_of(profile: str | None) -> Machine:
     if profile is None:
         from dsdeploy.hardware.detect import detect
 

@@ -3,6 +3,7 @@ built-in ones exactly as others."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
@@ -10,18 +11,38 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
+from dsdeploy.deploy.launch import Launch
+from dsdeploy.deploy.wanted import Wanted
 from dsdeploy.errors import UsageError
+from dsdeploy.planning.plan import Plan
 from dsdeploy.planning.rules import Rules
 from dsdeploy.strict_yaml import load_yaml
 
 GROUP = "dsdeploy.backends"
 
 
+@dataclass(frozen=True)
+class CommandLine:
+    """How an engine's server is called: by these words, with the flags that a catalogue knows."""
+
+    words: tuple[str, ...]
+    package: str
+    """That holds its `flags.json`."""
+    command: str = "serve"
+    """Its name in the catalogue."""
+
+
 class Backend(Protocol):
     name: str
+    command_lines: tuple[CommandLine, ...]
+    """Whose flags are checked; none for an engine without a catalogue."""
 
     def rules(self) -> Rules:
-        """What it can do on which accelerator."""
+        """What it can do on which accelerator, and what it takes."""
+
+    def launch(self, plan: Plan, wanted: Wanted, release: str | None) -> Launch:
+        """What to run. `release` None: the newest that is known. Raises UsageError for what this
+        release cannot do."""
 
 
 def parse_rules(text: str, where: str) -> Rules:

@@ -14,6 +14,7 @@ from dsdeploy.planning.rules import Rules
 from dsdeploy.planning.weights import WeightRules, stage_weights
 
 CACHE_BYTES = {"bf16": 2, "fp8": 1}
+_LEAST_CACHE = 256 * 2**20
 _ACTIVATION = Interval(1.0, 3.0)
 """Of what the routed experts' inputs of one step take in BF16: how many such buffers engines keep
 alive at once. Modelled: fused kernels keep one, unfused ones three."""
@@ -110,11 +111,12 @@ def _activations(config: ModelConfig, tokens: int) -> Interval:
 
 
 def fraction_value(rules: Rules, memory: DeviceMemory, needed: int) -> tuple[str, str]:
-    """(flag, value) that makes the engine keep `needed` bytes of cache, and more where it is safe."""
+    """(flag, value) that makes the engine keep `needed` bytes of cache: and more where it is safe, but
+    for engines that are told the bytes, which share their memory with other programs."""
     fraction = rules.memory.fraction
-    room = max(memory.free.low, min(needed, memory.free.high))
     if fraction.of == "bytes":
-        return fraction.flag, str(int(room))
+        return fraction.flag, str(max(needed, _LEAST_CACHE))
+    room = max(memory.free.low, min(needed, memory.free.high))
     if fraction.of == "free":
         after_weights = memory.total - memory.weight_bytes - memory.runtime.low
         return fraction.flag, _three_digits(room / after_weights)

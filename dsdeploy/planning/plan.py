@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -38,16 +39,27 @@ class Plan:
     """Of the fullest device."""
     cache_tokens: int
     """That surely find room on each attention replica."""
+    load_seconds: int
+    """From the disk to the devices, at the slowest that is expected."""
     machine: Machine
+
+    @property
+    def nodes(self) -> int:
+        return ceil(self.layout.devices / self.machine.accelerators_per_node)
+
+    @property
+    def devices_per_node(self) -> int:
+        return min(self.layout.devices, self.machine.accelerators_per_node)
 
 
 _ADAPTER = TypeAdapter(Plan)
 
 
 def make_plan(outcome: Outcome, candidate: Candidate, rules: Rules) -> Plan:
-    memory, layout, wish = candidate.memory, candidate.layout, outcome.wish
-    if memory is None or layout is None:
-        raise ValueError("an impossible candidate is no plan")
+    memory, layout, speed = candidate.memory, candidate.layout, candidate.speed
+    if memory is None or layout is None or speed is None:
+        raise ValueError("what does not run is no plan")
+    wish = outcome.wish
     flag, value = fraction_value(rules, memory, memory.cache_bytes(wish.context, wish.concurrency))
     return Plan(
         model=outcome.model.name,
@@ -64,6 +76,7 @@ def make_plan(outcome: Outcome, candidate: Candidate, rules: Rules) -> Plan:
         memory_value=value,
         weight_bytes=memory.weight_bytes,
         cache_tokens=int(memory.tokens.low),
+        load_seconds=ceil(speed.load.high),
         machine=outcome.machine,
     )
 
