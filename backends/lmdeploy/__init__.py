@@ -13,6 +13,7 @@ from .command import launch
 
 class LMDeploy:
     name = "lmdeploy"
+    distribution: str | None = "lmdeploy"
     command_lines: tuple[CommandLine, ...] = (
         CommandLine(("lmdeploy", "serve", "api_server"), __package__),
         CommandLine(("lmdeploy", "serve", "proxy"), __package__, "proxy"),

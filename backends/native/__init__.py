@@ -13,6 +13,7 @@ from .command import launch
 
 class Native:
     name = "native"
+    distribution: str | None = None
     command_lines: tuple[CommandLine, ...] = ()
 
     def rules(self) -> Rules:

@@ -13,6 +13,7 @@ from .command import launch
 
 class Rocm:
     name = "rocm"
+    distribution: str | None = "sglang"
     command_lines: tuple[CommandLine, ...] = ()
 
     def rules(self) -> Rules:

@@ -13,6 +13,7 @@ from .command import launch
 
 class SGLang:
     name = "sglang"
+    distribution: str | None = "sglang"
     command_lines: tuple[CommandLine, ...] = (
         CommandLine(("sglang", "serve"), __package__),
         CommandLine(("-m", "sglang.launch_server"), __package__),

@@ -13,6 +13,7 @@ from .command import launch
 
 class TensorRTLLM:
     name = "tensorrt-llm"
+    distribution: str | None = "tensorrt-llm"
     command_lines: tuple[CommandLine, ...] = (
         CommandLine(("trtllm-serve", "serve"), __package__),
         CommandLine(("trtllm-serve",), __package__),

@@ -13,6 +13,7 @@ from .command import launch
 
 class Vllm:
     name = "vllm"
+    distribution: str | None = "vllm"
     command_lines: tuple[CommandLine, ...] = (
         CommandLine(("vllm", "serve"), __package__),
         CommandLine(("-m", "vllm.entrypoints.openai.api_server"), __package__),

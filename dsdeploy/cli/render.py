@@ -42,7 +42,10 @@ _IN_CONTAINERS = ("docker", "compose")
 @click.option("--diff", "show_diff", is_flag=True, help="Show what would change in the folder.")
 @click.option("--overwrite", is_flag=True, help="Replace files that dsdeploy did not make.")
 @click.option("--weights", help="The checkpoint in the plan's precision, where it is not MODEL.")
-@click.option("--engine-version", help="The engine's release; default: the newest that is known.")
+@click.option(
+    "--engine-version",
+    help="The engine's release; default: the one installed here, else the newest known.",
+)
 @click.option("--name", help="What clients call the model; default: the last part of its name.")
 @click.option(
     "--host", help="Default: 127.0.0.1; 0.0.0.0 in a container with a network of its own."
@@ -67,12 +70,14 @@ def command(out: Output, wish: Wish, **given: Any) -> None:
     A plan comes first, as `dsdeploy plan` makes it; exit code 3 when nothing fits. Every flag is
     one that the engine's release knows. Keys and tokens are never written, only asked for.
     """
-    from dsdeploy.deploy.backend import load_backend
+    from dsdeploy.deploy.backend import installed_release, load_backend
     from dsdeploy.deploy.render import Place, difference, render, write
 
     plan = _plan(given["model"], given["plan_file"], given["profile"], given["backend"], wish)
     wanted = _wanted(plan, given)
-    launch = load_backend(plan.backend).launch(plan, wanted, given["engine_version"])
+    backend = load_backend(plan.backend)
+    release = given["engine_version"] or installed_release(backend)
+    launch = backend.launch(plan, wanted, release)
     place = Place(addresses=given["addresses"])
     files = render(launch, given["target"], place, _header(plan, launch))
     folder = given["folder"] or Path(f"{wanted.name}-{given['target']}")

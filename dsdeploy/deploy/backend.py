@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.resources import files
 from typing import Protocol
 
@@ -36,6 +36,8 @@ class Backend(Protocol):
     name: str
     command_lines: tuple[CommandLine, ...]
     """Whose flags are checked; none for an engine without a catalogue."""
+    distribution: str | None
+    """The Python package that the engine is installed as, where it is one."""
 
     def rules(self) -> Rules:
         """What it can do on which accelerator, and what it takes."""
@@ -71,6 +73,16 @@ def load_backend(name: str) -> Backend:
 @cache
 def _entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def installed_release(backend: Backend) -> str | None:
+    """Of the engine in this very environment."""
+    if backend.distribution is None:
+        return None
+    try:
+        return version(backend.distribution)
+    except PackageNotFoundError:
+        return None
 
 
 def packaged_rules(package: str) -> Rules:

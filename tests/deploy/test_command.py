@@ -93,6 +93,17 @@ def test_what_the_release_does_not_know_is_a_note_and_passes(dsdeploy):
     assert "--swap-space" in result.stderr
 
 
+def test_the_installed_release_is_rendered_for(dsdeploy, tmp_path, monkeypatch):
+    facts = tmp_path / "vllm-0.12.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.12.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = json.loads(dsdeploy(*RENDER, "--target", "shell", "--stdout", "--json").stdout)
+    assert found["release"] == "0.12.0"
+    options = ("--target", "shell", "--stdout", "--json", "--engine-version", "0.20.2")
+    assert json.loads(dsdeploy(*RENDER, *options).stdout)["release"] == "0.20.2"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
