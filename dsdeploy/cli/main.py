@@ -9,9 +9,9 @@ import click
 from dsdeploy import __version__
 
 VERBS = {
-    "render": "Write what starts a model on a machine, for whoever runs it.",
-    "lint": "Check somebody's own scripts and manifests against an engine's release.",
     "plan": "Say what fits on a machine, before a byte is loaded.",
+    "render": "Write what starts a model, for whoever runs it.",
+    "lint": "Check others' scripts against an engine's release.",
     "profiles": "Show, check and detect machines.",
     "backends": "Show the engines that are installed as plugins.",
     "synth": "Make a random checkpoint of the DeepSeek-V3 architecture.",
