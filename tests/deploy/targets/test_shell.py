@@ -58,6 +58,8 @@ def test_the_first_that_fails_ends_all(tmp_path, commands, status):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_reaches_all(tmp_path, number):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("whoever started the tests ignores this signal, and bash keeps to that")
     command = (
         f"trap 'echo ended >>{tmp_path}/log; exit 0' TERM; echo up; while :; do sleep 0.05; done"
     )
