@@ -12,6 +12,7 @@ import click
 from dsdeploy.cli.common import output_options
 from dsdeploy.errors import ExitCode, UsageError
 from dsdeploy.output import Output
+from dsdeploy.whole_files import replace_file
 
 if TYPE_CHECKING:
     from dsdeploy.deploy.lint.check import Report
@@ -42,7 +43,7 @@ def command(
     called in it.
     """
     from dsdeploy.deploy.lint.check import lint
-    from dsdeploy.deploy.lint.fixes import apply, difference, replace_file
+    from dsdeploy.deploy.lint.fixes import apply, difference
     from dsdeploy.deploy.lint.formats import guess_format
 
     if fix and "-" in files and not show_diff:
@@ -57,7 +58,9 @@ def command(
         if show_diff:
             out.text(difference(name, text, new))
         elif fix and new != text:
-            replace_file(Path(name), new)
+            # Of a link, the file that it points to.
+            target = Path(name).resolve()
+            replace_file(target, new.encode(), target.stat().st_mode & 0o7777)
             report = lint(new, name, chosen, engine_version, machine)
             out.remark(f"note: {name} has been changed.")
         _show(out, report, not show_diff)

@@ -13,6 +13,7 @@ from dsdeploy.cli.common import output_options
 from dsdeploy.cli.plan_options import wish_options
 from dsdeploy.errors import ExitCode, UsageError
 from dsdeploy.output import Output
+from dsdeploy.whole_files import replace_file
 
 if TYPE_CHECKING:
     from dsdeploy.hardware.profile import Machine
@@ -61,10 +62,10 @@ def command(
     if report is not None:
         from dsdeploy.planning.report import render_report
 
-        report.write_text(render_report(outcome, report.suffix), encoding="utf-8")
+        replace_file(report, render_report(outcome, report.suffix).encode())
         out.line(f"Drawn in {report}.")
     if output is not None and saved is not None:
-        output.write_text(dump_plan(saved), encoding="utf-8")
+        replace_file(output, dump_plan(saved).encode())
         out.line(f"Saved as {output}.")
     out.result(_document(outcome) | rest)
     if chosen is None:

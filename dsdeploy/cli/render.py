@@ -78,6 +78,7 @@ def command(out: Output, wish: Wish, **given: Any) -> None:
     backend = load_backend(plan.backend)
     release = given["engine_version"] or installed_release(backend)
     launch = backend.launch(plan, wanted, release)
+    _demand_key(launch, wanted, given["host"])
     place = Place(addresses=given["addresses"])
     files = render(launch, given["target"], place, _header(plan, launch))
     folder = given["folder"] or Path(f"{wanted.name}-{given['target']}")
@@ -158,6 +159,15 @@ def _wanted(plan: Plan, given: dict[str, Any]) -> Wanted:
         extra_arguments=given["extra_arguments"],
         extra_environment=dict(map(_assignment, given["extra_environment"])),
     )
+
+
+def _demand_key(launch: Launch, wanted: Wanted, host: str | None) -> None:
+    """An engine that cannot be given a key is opened to a network only when that is asked for."""
+    if host is not None and wanted.key and not launch.secrets:
+        raise UsageError(
+            f"--host {host} opens the model to the network, and {launch.backend} is given no key.",
+            "Leave --host out and put a proxy that asks for a key in front; --insecure does without.",
+        )
 
 
 def _host(plan: Plan, target: str) -> str:

@@ -166,10 +166,3 @@ class Launch:
             if isinstance(value, Secret)
         }
         return tuple(sorted(found, key=lambda secret: secret.name))
-
-    @property
-    def client_port(self) -> Port:
-        """Where clients are answered."""
-        return next(
-            port for process in self.head.processes for port in process.ports if not port.internal
-        )

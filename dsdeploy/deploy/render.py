@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from dsdeploy.deploy.targets.slurm import render_slurm
 from dsdeploy.deploy.targets.systemd import render_systemd
 from dsdeploy.deploy.targets.words import MARK
 from dsdeploy.errors import UsageError
+from dsdeploy.whole_files import replace_file
 
 __all__ = ["TARGETS", "Place", "RenderedFile", "difference", "render", "write"]
 
@@ -59,7 +59,7 @@ def write(files: Iterable[RenderedFile], folder: Path, overwrite: bool = False) 
     for file in files:
         path = folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, file.content.encode(), file.mode)
+        replace_file(path, file.content.encode(), file.mode)
 
 
 def difference(files: Iterable[RenderedFile], folder: Path) -> str:
@@ -85,17 +85,3 @@ def _is_foreign(path: Path) -> bool:
         return True
     with path.open("rb") as stream:
         return MARK.encode() not in stream.read(_READ_FOR_THE_MARK)
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fchmod(stream.fileno(), mode)
-            os.fsync(stream.fileno())
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise

@@ -113,6 +113,11 @@ def test_the_installed_release_is_rendered_for(dsdeploy, tmp_path, monkeypatch):
         ((*RENDER, "--target", "shell", "--extra-env", "1X=2"), 2, "is not NAME=VALUE"),
         ((*RENDER, "--target", "shell", "--precision", "bf16"), 3, "does not fit"),
         (
+            ("render", "DeepSeek-V3", "--profile", "8xh200", "--backend", "sglang",
+             "--target", "shell", "--host", "0.0.0.0"),
+            2, "sglang is given no key",
+        ),
+        (
             ("render", "DeepSeek-V3", "--profile", "2x8xh200", "--target", "shell",
              "--precision", "bf16", "--backend", "sglang"),
             2, "--weights",

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import os
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 
 from dsdeploy.deploy.lint.finding import Edit
 
@@ -26,19 +23,3 @@ def difference(name: str, old: str, new: str) -> str:
         old.splitlines(keepends=True), new.splitlines(keepends=True), name, f"{name} (fixed)"
     )
     return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """With its mode kept; of a link, the file that it points to."""
-    path = path.resolve()
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(text.encode())
-            os.fchmod(stream.fileno(), path.stat().st_mode & 0o7777)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
