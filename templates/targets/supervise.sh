@@ -1,7 +1,10 @@
 dsdeploy_pids=()
+dsdeploy_status=0
 
+# The first failure or signal is the status of the whole.
 dsdeploy_stop() {
     trap - TERM INT HUP
+    ((dsdeploy_status != 0)) || dsdeploy_status=$1
     # A child that has only just been forked can lose a signal: let it become its program.
     ((SECONDS > 1)) || sleep 1
     ((${#dsdeploy_pids[@]} == 0)) || kill -TERM "${dsdeploy_pids[@]}" 2>/dev/null || :
@@ -9,18 +12,22 @@ dsdeploy_stop() {
 
 # Until all have ended well, or one has not, which ends the others.
 dsdeploy_join() {
-    local status=0 _
+    local status _
     SECONDS=0
+    # A signal between two starts has missed the later one.
+    ((dsdeploy_status == 0)) || dsdeploy_stop "$dsdeploy_status"
     for _ in "${dsdeploy_pids[@]}"; do
         wait -n || {
             status=$?
+            dsdeploy_stop "$status"
             break
         }
     done
-    ((status == 0)) || dsdeploy_stop
     wait
     dsdeploy_pids=()
-    return "$status"
+    return "$dsdeploy_status"
 }
 
-trap dsdeploy_stop TERM INT HUP
+trap 'dsdeploy_stop 143' TERM
+trap 'dsdeploy_stop 130' INT
+trap 'dsdeploy_stop 129' HUP

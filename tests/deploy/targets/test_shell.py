@@ -70,6 +70,15 @@ def test_a_signal_reaches_all(tmp_path, number):
     assert (tmp_path / "log").read_text() == "ended\n" * 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_they_start_reaches_the_later_ones(tmp_path, number):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("whoever started the tests ignores this signal, and bash keeps to that")
+    first = f"kill -{number} $PPID; exit 0"
+    process = started(tmp_path, of(first, *["exec sleep 1000"] * 20))
+    assert process.wait(20) == 128 + number
+
+
 def test_a_signal_ends_preparation(tmp_path):
     made = of("echo no", prepare=(("sh", "-c", "echo up; exec sleep 1000"),))
     process = started(tmp_path, made)
