@@ -1,17 +1,31 @@
 """What all tests share: the command in this process, and small checkpoints made with it."""
 
 import os
+import signal
 
 # Tests run side by side: threads of one would wait for cores that another has. Before numba and
 # torch are imported, and for the processes that tests start.
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Without a GPU its kernels are interpreted, which Triton must know before anybody imports it.
+if not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd"))):
+    os.environ["TRITON_INTERPRET"] = "1"
+
 import pytest
 from click.testing import CliRunner
 from hypothesis import settings
 
 from dsdeploy.cli.main import cli
+
+from .slurm import run_in_slurm
+
+# A background job of a script ignores these, and so would all that tests start.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(
+            _number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
+        )
 
 # The first call of a kernel compiles it, which is no slow example.
 settings.register_profile("dsdeploy", deadline=None)
@@ -35,6 +49,12 @@ SMALL = {
     "topk_group": 1,
     "num_experts_per_tok": 2,
 }
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """Run a script of bash in a folder, with a cluster of two nodes."""
+    return run_in_slurm
 
 
 @pytest.fixture(scope="session")
