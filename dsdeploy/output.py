@@ -100,6 +100,9 @@ class Output:
     def progress(self, verb: str, total: int) -> Progress:
         return Progress(verb, total, visible=self._human)
 
+    def status_line(self) -> StatusLine:
+        return StatusLine(visible=self._human and sys.stderr.isatty())
+
 
 def _rich_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int]
@@ -128,6 +131,34 @@ def _plain_table(
             for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
         print("  " + "  ".join(padded).rstrip())
+
+
+class StatusLine:
+    """What goes on now, rewritten in place; on a terminal only."""
+
+    def __init__(self, visible: bool) -> None:
+        self._visible = visible
+
+    def __enter__(self) -> StatusLine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.clear()
+
+    def show(self, text: str) -> None:
+        self._print(text[: shutil.get_terminal_size().columns - 1])
+
+    def clear(self) -> None:
+        self._print("")
+
+    def _print(self, text: str) -> None:
+        if self._visible:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from dsdeploy.building.commit import COMMIT_ORDER, commit
-from dsdeploy.building.journal import Done, FinishedFile, Journal, PartLock, load_journals
+from dsdeploy.building.journal import Done, FinishedFile, Journal, load_journals
 from dsdeploy.building.layout import PlannedFile
 from dsdeploy.building.output import BuildPlan, Part, files_of_part
+from dsdeploy.building.sources import Sources
 from dsdeploy.building.staging import (
     begin,
     clear_remains,
@@ -27,7 +28,8 @@ from dsdeploy.building.staging import (
 )
 from dsdeploy.building.writer import WINDOW, Advance, write_files
 from dsdeploy.checkpoint.direct import read_windows
-from dsdeploy.checkpoint.reader import STAGING
+from dsdeploy.checkpoint.locks import WorkLock
+from dsdeploy.checkpoint.store import STAGING
 from dsdeploy.errors import DeployError, ExitCode, IntegrityError
 
 
@@ -47,6 +49,7 @@ def build(
     overwrite: bool,
     check: bool,
     progress: Callable[[str, int], Any],
+    sources: Sources,
 ) -> Outcome:
     """Make the output. `progress(verb, bytes)` gives a context with `advance(bytes, detail)`."""
     complete = Outcome(already_complete=True, committed=True)
@@ -58,7 +61,7 @@ def build(
     try:
         if not begin(plan, target, part, overwrite):
             return complete
-        lock = PartLock(staging / f"{name}.lock")
+        lock = WorkLock(staging / f"{name}.lock")
     except FileNotFoundError:
         # Another part has committed, and removed the staging folder, since we looked.
         if is_complete(plan, target):
@@ -67,8 +70,8 @@ def build(
     with closing(lock), closing(Journal(staging / f"{name}.journal")) as journal:
         if not (staging / COMMIT_ORDER).exists():
             mine = files_of_part(plan.files, part)
-            require_space(mine, staging)
-            _fill(mine, staging, journal, workers, progress)
+            require_space(mine, staging, sources.space)
+            _fill(mine, staging, journal, workers, progress, sources)
             if check:
                 _check(mine, staging, journal, workers, progress)
             for file in mine:
@@ -82,11 +85,13 @@ def _fill(
     journal: Journal,
     workers: int,
     progress: Callable[[str, int], Any],
+    sources: Sources,
 ) -> None:
     done = _load(staging)
     waiting = [file for file in files if not _is_finished(file, done, staging)]
-    with progress("write", sum(file.size for file in waiting)) as bar:
-        write_files(waiting, staging, done.windows, journal, workers, bar.advance)
+    with closing(sources), progress("write", sum(file.size for file in waiting)) as bar:
+        sources.begin([(file.name, file.reads) for file in waiting])
+        write_files(waiting, staging, done.windows, journal, workers, bar.advance, sources)
 
 
 def _load(staging: Path) -> Done:

@@ -18,7 +18,7 @@ from dsdeploy.building.staging import end, is_begun, locked
 from dsdeploy.checkpoint.direct import sync_folder, write_durably
 from dsdeploy.checkpoint.index import INDEX_NAME
 from dsdeploy.checkpoint.manifest import MANIFEST_NAME, FileRecord, Manifest, render_manifest
-from dsdeploy.checkpoint.reader import STAGING
+from dsdeploy.checkpoint.store import STAGING
 
 COMMIT_ORDER = ".commit.json"
 

@@ -7,8 +7,6 @@ had it), it is made again. So a line is a hint that is always verified, and need
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import threading
@@ -16,8 +14,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from dsdeploy.errors import DeployError, DiskError
 
 
 @dataclass(frozen=True)
@@ -36,31 +32,6 @@ class Done:
     windows: Windows = field(default_factory=dict)
     files: dict[str, FinishedFile] = field(default_factory=dict)
     checked: set[str] = field(default_factory=set)
-
-
-class PartLock:
-    """Held by the one process that works on a part. It is a file of its own, because fcntl's lock
-    on a file is lost when the process closes any descriptor of that file; and it is fcntl's,
-    because flock silently succeeds on Lustre and GPFS."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.close()
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise DiskError(
-                    f"{path.parent} cannot be locked: {error.strerror}.",
-                    "Mount its file system with support for locks, or give another target.",
-                ) from None
-            raise DeployError(
-                f"Another process is writing to {path.parent.parent}.",
-                "Wait for it, or give another target folder.",
-            ) from None
-
-    def close(self) -> None:
-        os.close(self._descriptor)
 
 
 class Journal:

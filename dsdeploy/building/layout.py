@@ -17,6 +17,10 @@ from dsdeploy.model.tensors import SCALE_SUFFIX
 class Recipe(Protocol):
     """How to make one output tensor, from any byte on."""
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the source's files that it is made from."""
+
     def fill(self, target: Bytes, offset: int) -> None:
         """Write the tensor's bytes [offset, offset + len(target)) into `target`. Pure, and safe
         to call from several threads."""
@@ -54,6 +58,10 @@ class PlannedFile:
             low, high = max(start, position), min(stop, position + tensor.nbytes)
             if low < high:
                 yield tensor, low - position, low, high - low
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset().union(*(tensor.recipe.reads for tensor in self.tensors))
 
     def fill(self, target: Bytes, start: int) -> str:
         """Write file bytes [start, start + len(target)); the name of the last tensor touched."""

@@ -16,12 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dsdeploy.building.journal import PartLock
 from dsdeploy.building.layout import PlannedFile
 from dsdeploy.building.output import BuildPlan, Part
-from dsdeploy.checkpoint.direct import write_durably
+from dsdeploy.checkpoint.direct import free_bytes, write_durably
+from dsdeploy.checkpoint.locks import WorkLock
 from dsdeploy.checkpoint.manifest import MANIFEST_NAME, read_manifest
-from dsdeploy.checkpoint.reader import STAGING
+from dsdeploy.checkpoint.store import STAGING
 from dsdeploy.errors import DiskError, UsageError
 from dsdeploy.units import format_bytes
 
@@ -31,6 +31,15 @@ _LOCK = ".lock"
 
 def is_begun(staging: Path) -> bool:
     return (staging / _PLAN).exists()
+
+
+def begun_source(target: Path) -> Mapping[str, Any] | None:
+    """The source of what was begun, or made, in `target`."""
+    if is_begun(target / STAGING):
+        record: dict[str, Any] = json.loads((target / STAGING / _PLAN).read_text())
+        return record.get("source")
+    manifest = read_manifest(target) if target.is_dir() else None
+    return manifest.source if manifest else None
 
 
 def is_complete(plan: BuildPlan, target: Path) -> bool:
@@ -77,7 +86,7 @@ def begin(plan: BuildPlan, target: Path, part: Part, overwrite: bool) -> bool:
             end(staging)
             return False
         _clear(staging)
-        record = {"fingerprint": fingerprint, "parts": part.count}
+        record = {"fingerprint": fingerprint, "parts": part.count, "source": dict(plan.source)}
         write_durably(staging / _PLAN, json.dumps(record).encode())
         return True
 
@@ -114,9 +123,11 @@ def _begun_otherwise(target: Path, known: Mapping[str, Any], part: Part) -> Usag
 def _clear(staging: Path) -> None:
     """Raises DeployError when another process is at work in it."""
     for path in staging.glob(".part-*.lock"):
-        PartLock(path).close()
+        WorkLock(path).close()
     for path in staging.iterdir():
-        if path.name != _LOCK:
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
             path.unlink()
 
 
@@ -131,23 +142,16 @@ def locked(staging: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def free_bytes(folder: Path) -> int:
-    """Space that a user without privileges can fill, where `folder` is or will be."""
-    while not folder.exists():
-        folder = folder.parent
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize
-
-
-def require_space(files: Iterable[PlannedFile], folder: Path) -> None:
-    """Raises DiskError when `files`, less what `folder` holds of them, do not fit."""
+def require_space(files: Iterable[PlannedFile], folder: Path, beside: int = 0) -> None:
+    """Raises DiskError when `files`, less what `folder` holds of them, do not fit with so many
+    bytes beside them."""
 
     def missing(file: PlannedFile) -> int:
         path = folder / file.name
         held = path.stat().st_blocks * 512 if path.exists() else 0
         return max(0, file.size - held)
 
-    needed, free = sum(map(missing, files)), free_bytes(folder)
+    needed, free = beside + sum(map(missing, files)), free_bytes(folder)
     if needed > free:
         raise DiskError(
             f"{folder} has {format_bytes(free)} free and the output needs {format_bytes(needed)}.",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dsdeploy.building.journal import FinishedFile, Journal, Windows
 from dsdeploy.building.layout import PlannedFile
+from dsdeploy.building.sources import Sources
 from dsdeploy.checkpoint.direct import Bytes, DirectFile, aligned_buffer
 
 WINDOW = 16 << 20
@@ -121,12 +122,13 @@ class _Crew:
         done: Windows,
         journal: Journal,
         advance: Advance,
+        sources: Sources,
     ) -> None:
         self._waiting = list(reversed(files))
         self._open: list[_OpenFile] = []
         self._mutex = threading.Lock()
         self._folder, self._done = folder, done
-        self._journal, self._advance = journal, advance
+        self._journal, self._advance, self._sources = journal, advance, sources
         self.failure: BaseException | None = None
 
     def claim(self, own: _OpenFile | None) -> tuple[_OpenFile, int] | None:
@@ -173,6 +175,7 @@ class _Crew:
         if last:
             file.output.finish()
             self._journal.finished(file.plan.name, file.record())
+            self._sources.finished(file.plan.name)
             with self._mutex:
                 self._open.remove(file)
             file.output.close()
@@ -186,6 +189,7 @@ class _Crew:
             self.failure = self.failure or error
             for file in self._open:
                 file.abort()
+        self._sources.abort()
 
 
 def write_files(
@@ -195,12 +199,13 @@ def write_files(
     journal: Journal,
     workers: int,
     advance: Advance,
+    sources: Sources,
 ) -> None:
     """Fill `files` in `folder`; windows that are `done` are read back and verified instead.
 
     Raises the first error of any worker; everything the journal has noted stays.
     """
-    crew = _Crew(files, folder, done, journal, advance)
+    crew = _Crew(files, folder, done, journal, advance, sources)
     threads = [threading.Thread(target=crew.work, daemon=True) for _ in range(workers)]
     for thread in threads:
         thread.start()

@@ -14,11 +14,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dsdeploy.checkpoint.direct import PAGE, Bytes, read_windows
+from dsdeploy.checkpoint.direct import PAGE, Bytes
 from dsdeploy.checkpoint.findings import DOWNLOAD_AGAIN, Finding, error, note
 from dsdeploy.checkpoint.manifest import Manifest
-from dsdeploy.checkpoint.reader import Checkpoint, Shard, StoredTensor
+from dsdeploy.checkpoint.reader import Checkpoint, StoredTensor
 from dsdeploy.checkpoint.safetensors import BITS, Entry
+from dsdeploy.checkpoint.shard import Shard
+from dsdeploy.checkpoint.store import Store
+from dsdeploy.errors import IntegrityError
 from dsdeploy.model.tensors import SCALE_SUFFIX
 
 _WINDOW = 4 << 20
@@ -61,7 +64,7 @@ def inspect_data(
 def scan_shard(shard: Shard, advance: Advance) -> Scan:
     scan, running = Scan(shard), hashlib.sha256()
     starts = [entry.start for entry in shard.header.entries]
-    for position, window in read_windows(shard.path, shard.size, _WINDOW):
+    for position, window in shard.data.windows(_WINDOW):
         running.update(window.data)
         scan.length += len(window)
         _scan_zero_pages(scan, starts, position, window)
@@ -147,25 +150,38 @@ def _against_manifest(
 ) -> Iterator[Finding]:
     fix = "Make or download this file again."
     found = {scan.shard.name: scan for scan in scans}
+    damaged = {fault.file for fault in checkpoint.faults}
     for name, record in manifest.files.items():
-        path = checkpoint.folder / name
         if name in found:
             if found[name].sha256 != record.sha256:
                 yield from _changed_tensors(found[name], manifest.tensors.get(name, {}), fix)
-        elif not path.exists():
+            continue
+        if name in damaged:
+            continue  # a finding already
+        sha256 = None if name.endswith(".safetensors") else _hash(checkpoint.store, name)
+        if sha256 is None:
             yield error(f"{name} is missing; MANIFEST.json names it", None, name, fix)
-        elif name.endswith(".safetensors"):
-            continue  # unreadable: a finding already
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != record.sha256:
+        elif sha256 != record.sha256:
             make = note if name in _EDITED_BY_HAND else error
             yield make(f"{name} has changed since MANIFEST.json was written", None, name, fix)
     for name in sorted(found.keys() - manifest.files.keys()):
         yield note(f"{name} is not in MANIFEST.json", None, name)
 
 
+def _hash(store: Store, name: str) -> str | None:
+    try:
+        return hashlib.sha256(store.read(name)).hexdigest()
+    except (OSError, IntegrityError):
+        return None
+
+
 def _changed_tensors(scan: Scan, hashes: Mapping[str, str], fix: str) -> Iterator[Finding]:
-    """Each tensor whose hash is another; the header when no tensor's is."""
+    """Each tensor whose hash is another; the header when no tensor's is. A download's manifest has
+    hashes of files alone."""
     file, sound = scan.shard.name, True
+    if not hashes:
+        yield error(f"{file} has changed since MANIFEST.json was written", None, file, fix)
+        return
     for entry in scan.shard.header.entries:
         if entry.name in hashes and _tensor_sha256(scan.shard, entry) == hashes[entry.name]:
             continue

@@ -92,7 +92,7 @@ class DirectFile(DirectReader):
         super().__init__(path)
         self.size = size
         try:
-            _preallocate(self._descriptor, -(-size // PAGE) * PAGE)
+            preallocate(self._descriptor, -(-size // PAGE) * PAGE)
         except OSError:
             self.close()
             raise
@@ -132,7 +132,7 @@ def read_windows(path: Path, size: int, window: int) -> Iterator[tuple[int, Byte
             yield start, buffer[:length]
 
 
-def _preallocate(descriptor: int, size: int) -> None:
+def preallocate(descriptor: int, size: int) -> None:
     """Reserve the space, so that a full disk shows before the work. glibc's posix_fallocate
     writes every block where the file system cannot reserve; the system call says so instead."""
     try:
@@ -145,6 +145,14 @@ def _preallocate(descriptor: int, size: int) -> None:
         code = ctypes.get_errno()
         if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise OSError(code, os.strerror(code))
+
+
+def free_bytes(folder: Path) -> int:
+    """Space that a user without privileges can fill, where `folder` is or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
 
 
 def sync_folder(folder: Path) -> None:

@@ -70,8 +70,12 @@ def render_index(weight_map: Mapping[str, str], total_size: int) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A text file of a checkpoint; one that is not UTF-8 is damaged."""
+    return decode(path.read_bytes(), str(path))
+
+
+def decode(content: bytes, where: str) -> str:
+    """The text of a checkpoint's file; one that is not UTF-8 is damaged."""
     try:
-        return path.read_text(encoding="utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise IntegrityError(f"{path} is not UTF-8 text.", "Download it again.") from None
+        raise IntegrityError(f"{where} is not UTF-8 text.", "Download it again.") from None

@@ -50,6 +50,7 @@ def command(
     """
     from dsdeploy.building.build import build, interrupted
     from dsdeploy.building.output import Part
+    from dsdeploy.building.sources import AtHand
     from dsdeploy.cli.plan_table import show_plan
     from dsdeploy.synth.plan import plan_synthetic, write_hollow
     from dsdeploy.synth.presets import synthetic_config
@@ -71,6 +72,7 @@ def command(
                 overwrite=overwrite,
                 check=False,
                 progress=out.progress,
+                sources=AtHand(),
             )
         except KeyboardInterrupt:
             raise interrupted(target) from None

@@ -8,7 +8,6 @@ from typing import Any
 
 from dsdeploy.checkpoint.manifest import MANIFEST_NAME
 from dsdeploy.checkpoint.reader import Checkpoint
-from dsdeploy.errors import IntegrityError
 from dsdeploy.model.config import BLOCK
 from dsdeploy.model.demo import demo_model_args
 
@@ -54,16 +53,11 @@ def _output_config(checkpoint: Checkpoint, fp8: bool, with_mtp: bool) -> dict[st
 
 
 def _carried_over(checkpoint: Checkpoint) -> dict[str, bytes]:
-    files = {}
-    for name in checkpoint.extra_files:
-        path = checkpoint.folder / name
-        if name.endswith(_OTHER_WEIGHTS) or name == MANIFEST_NAME or name.startswith("."):
-            continue
-        if not path.exists():
-            raise IntegrityError(
-                f"{path} is a link to a file that is not there.",
-                "Download this file again, or remove the link.",
-            )
-        if path.is_file() and path.stat().st_size <= _LARGEST:
-            files[name] = path.read_bytes()
-    return files
+    return {
+        name: checkpoint.store.read(name)
+        for name, size in checkpoint.extra_files.items()
+        if size <= _LARGEST
+        and not name.endswith(_OTHER_WEIGHTS)
+        and name != MANIFEST_NAME
+        and not name.startswith(".")
+    }

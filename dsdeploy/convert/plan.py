@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from dsdeploy.building.layout import PlannedFile, PlannedTensor, hub_layout, reference_file
 from dsdeploy.building.output import BuildPlan
 from dsdeploy.checkpoint.audit import audit, expected_table, extra_tensors, holds_fp8
-from dsdeploy.checkpoint.direct import PAGE
-from dsdeploy.checkpoint.manifest import MANIFEST_NAME
-from dsdeploy.checkpoint.reader import Checkpoint, Shard, StoredTensor, read_range
+from dsdeploy.checkpoint.reader import Checkpoint, StoredTensor
 from dsdeploy.checkpoint.safetensors import BITS
 from dsdeploy.convert.companions import companions
 from dsdeploy.convert.ranks import require_ranks_fit
@@ -71,7 +66,7 @@ def plan_conversion(checkpoint: Checkpoint, options: Options) -> BuildPlan:
         files=tuple(files),
         companions=companions(checkpoint, fp8=fp8, with_mtp=with_mtp, demo=demo),
         options=options.as_dict(),
-        source=_identity(checkpoint),
+        source={"variant": config.variant, **checkpoint.store.identity(checkpoint.shards)},
         with_index=not demo,
         stamps={shard.name: shard.mtime_ns for shard in checkpoint.shards},
         changed_ns=max(shard.ctime_ns for shard in checkpoint.shards),
@@ -81,15 +76,15 @@ def plan_conversion(checkpoint: Checkpoint, options: Options) -> BuildPlan:
 def _require_convertible(checkpoint: Checkpoint, options: Options) -> None:
     if checkpoint.ranks is not None:
         raise UsageError(
-            f"{checkpoint.folder} holds the per-rank files of the demo's layout.",
+            f"{checkpoint.where} holds the per-rank files of the demo's layout.",
             "Convert from the Hugging Face checkpoint that they were made of.",
         )
     errors = [finding for finding in audit(checkpoint) if finding.severity == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more findings)" if len(errors) > 1 else ""
         raise IntegrityError(
-            f"{checkpoint.folder} is not a whole checkpoint: {errors[0].message}{more}.",
-            f"{errors[0].fix} See `dsdeploy inspect {checkpoint.folder}`.",
+            f"{checkpoint.where} is not a whole checkpoint: {errors[0].message}{more}.",
+            f"{errors[0].fix} See `dsdeploy inspect {checkpoint.where}`.",
         )
     if options.to == "fp8" and holds_fp8(checkpoint):
         raise UsageError("The source is FP8 already.", "Use --to same to rearrange its shards.")
@@ -175,30 +170,3 @@ def _demo_files(
         )
         for rank in range(ranks)
     ]
-
-
-def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the source was, for the manifest: headers and last pages always, contents where its own
-    manifest tells them."""
-    identity: dict[str, Any] = {
-        "variant": checkpoint.config.variant,
-        "shards": {
-            shard.name: {
-                "size": shard.size,
-                "header_sha256": shard.header_sha256,
-                "tail_sha256": _tail_hash(shard),
-            }
-            for shard in checkpoint.shards
-        },
-    }
-    manifest = checkpoint.folder / MANIFEST_NAME
-    if manifest.exists():
-        identity["manifest_sha256"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
-    return identity
-
-
-def _tail_hash(shard: Shard) -> str:
-    """Of the last page: two trainings of one architecture have the same headers."""
-    tail = np.empty(min(PAGE, shard.size), np.uint8)
-    read_range(shard, tail, shard.size - len(tail))
-    return hashlib.sha256(tail.data).hexdigest()

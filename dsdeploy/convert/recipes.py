@@ -104,6 +104,10 @@ class Copy:
 
     slab: Slab
 
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({self.slab.tensor.shard.name})
+
     def fill(self, target: Bytes, offset: int) -> None:
         slab = self.slab
         if slab.contiguous:
@@ -132,6 +136,10 @@ class Dequantise:
 
     slab: Slab
     scale: StoredTensor
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({self.slab.tensor.shard.name, self.scale.shard.name})
 
     def fill(self, target: Bytes, offset: int) -> None:
         slab = self.slab
@@ -163,6 +171,10 @@ class Quantise:
 
     slab: Slab
 
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({self.slab.tensor.shard.name})
+
     def fill(self, target: Bytes, offset: int) -> None:
         columns = self.slab.columns
         stop = offset + len(target)
@@ -181,6 +193,10 @@ class BlockScales:
     keeps every range of the output independent of every other."""
 
     slab: Slab
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset({self.slab.tensor.shard.name})
 
     def fill(self, target: Bytes, offset: int) -> None:
         width = scale_shape((self.slab.rows, self.slab.columns))[1] * 4

@@ -36,6 +36,10 @@ class RandomTensor:
     key: int
     table: Callable[[], NDArray[Any]]
 
+    @property
+    def reads(self) -> frozenset[str]:
+        return frozenset()
+
     def fill(self, target: Bytes, offset: int) -> None:
         table = self.table()
         item = table.dtype.itemsize

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 from dsdeploy.checkpoint.audit import audit
 from dsdeploy.checkpoint.index import INDEX_NAME
-from dsdeploy.checkpoint.reader import open_checkpoint, read_shard
+from dsdeploy.checkpoint.reader import open_checkpoint
 from dsdeploy.checkpoint.safetensors import build_header
+from dsdeploy.checkpoint.shard import read_shard
 
 
 def errors(folder):

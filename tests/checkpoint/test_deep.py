@@ -14,8 +14,9 @@ from dsdeploy.checkpoint.audit import audit
 from dsdeploy.checkpoint.deep import inspect_data, scan_shard
 from dsdeploy.checkpoint.direct import PAGE
 from dsdeploy.checkpoint.manifest import MANIFEST_NAME, read_manifest
-from dsdeploy.checkpoint.reader import open_checkpoint, read_shard
+from dsdeploy.checkpoint.reader import open_checkpoint
 from dsdeploy.checkpoint.safetensors import build_header
+from dsdeploy.checkpoint.shard import read_shard
 from dsdeploy.errors import IntegrityError
 
 from .damage import edited_json, overwrite, shard_of
@@ -150,17 +151,17 @@ def test_a_config_edited_by_hand_is_a_remark_and_a_missing_one_an_error(copy):
 def test_a_thousand_single_bit_flips_are_all_found(copy):
     generator = random.Random(20261125)
     manifest, checkpoint = read_manifest(copy), open_checkpoint(copy)
-    shards = {shard.path: shard for shard in checkpoint.shards}
+    shards = {shard.data.path: shard for shard in checkpoint.shards}
     missed = []
     for number in range(1000):
         shard = generator.choice(list(shards.values()))
         start, stop = shard.header.data_start, shard.size
         position = generator.randrange(start) if number % 2 else generator.randrange(start, stop)
-        old = overwrite(shard.path, position, b"\0")
-        overwrite(shard.path, position, bytes([old[0] ^ 1 << generator.randrange(8)]))
+        old = overwrite(shard.data.path, position, b"\0")
+        overwrite(shard.data.path, position, bytes([old[0] ^ 1 << generator.randrange(8)]))
         if not blames(deep_errors(copy, manifest), shard, position):
             missed.append((shard.name, position))
-        overwrite(shard.path, position, old)
+        overwrite(shard.data.path, position, old)
     assert missed == []
     assert deep_errors(copy, manifest) == []
 

@@ -12,7 +12,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dsdeploy.checkpoint.index import parse_index, render_index
-from dsdeploy.checkpoint.reader import read_shard
 from dsdeploy.checkpoint.safetensors import (
     BITS,
     build_header,
@@ -20,6 +19,7 @@ from dsdeploy.checkpoint.safetensors import (
     parse_header,
     tensor_nbytes,
 )
+from dsdeploy.checkpoint.shard import read_shard
 from dsdeploy.errors import ExitCode, IntegrityError
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]{0,20}", fullmatch=True)

@@ -124,8 +124,8 @@ def test_one_scale_lies_in_another_shard_than_its_weight(synth, tmp_path, size):
 
 def test_the_reference_library_opens_every_shard(small):
     for shard in open_checkpoint(small).shards:
-        content = shard.path.read_bytes()
-        with safe_open(shard.path, framework="pt") as opened:
+        content = shard.data.path.read_bytes()
+        with safe_open(shard.data.path, framework="pt") as opened:
             assert opened.metadata() == {"format": "pt"}
             for entry in shard.header.entries:
                 tensor = opened.get_tensor(entry.name)

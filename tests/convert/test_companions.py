@@ -9,7 +9,7 @@ import shutil
 import pytest
 from safetensors import safe_open
 
-from dsdeploy.checkpoint.reader import read_shard
+from dsdeploy.checkpoint.shard import read_shard
 from dsdeploy.model.config import parse_config
 from dsdeploy.model.demo import demo_model_args
 from dsdeploy.resources import read_known_config

@@ -85,7 +85,7 @@ def test_reserving_the_space_shows_a_full_disk_before_the_work(
     def full(_descriptor, _size):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(direct, "_preallocate", full)
+    monkeypatch.setattr(direct, "preallocate", full)
     with counted_fills(tmp_path / "fills"):
         result = dsdeploy("convert", fp8, tmp_path / "out", *OPTIONS)
     assert (result.exit_code, (tmp_path / "fills").stat().st_size) == (6, 0)

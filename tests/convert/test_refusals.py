@@ -12,8 +12,8 @@ import pytest
 
 from dsdeploy.building.layout import PlannedFile
 from dsdeploy.checkpoint.index import INDEX_NAME
-from dsdeploy.checkpoint.reader import read_shard
 from dsdeploy.checkpoint.safetensors import build_header
+from dsdeploy.checkpoint.shard import read_shard
 
 from .tools import stored, tree
 
