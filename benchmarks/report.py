@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, "<": operator.lt, "=": operator.eq}
-_PLACES = {"tokens/s": 1, "GB/s": 2, "MB/s": 0, "%": 0, "x": 2, "s": 2, "MB": 0, "bytes": 0}
+_PLACES = {"tokens/s": 1, "GB/s": 2, "MB/s": 0, "%": 0, "% of a core": 2, "x": 2, "s": 2, "ms": 3}
+_PLACES |= {"MB": 0, "bytes": 0, "us": 1, "TFLOP/s": 1}
 
 
 @dataclass(frozen=True)

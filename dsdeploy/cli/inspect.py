@@ -10,42 +10,44 @@ from typing import TYPE_CHECKING
 import click
 
 from dsdeploy.cli.common import output_options, workers_option
+from dsdeploy.cli.hub_options import SCHEME, Reach, reach_options
 from dsdeploy.errors import ExitCode
 from dsdeploy.output import Output
 from dsdeploy.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from dsdeploy.checkpoint.findings import Finding
+    from dsdeploy.checkpoint.manifest import Manifest
+    from dsdeploy.checkpoint.reader import Checkpoint
     from dsdeploy.checkpoint.summary import Summary
 
 _SHOWN = 25
 
 
 @click.command("inspect")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint")
 @click.option("--deep", is_flag=True, help="Read the data as well: values, zeros, hashes.")
 @workers_option
 @output_options
-def command(out: Output, checkpoint: Path, deep: bool, workers: int) -> None:
-    """Say what CHECKPOINT is, and whether it is whole.
+@reach_options
+def command(out: Output, reach: Reach, checkpoint: str, deep: bool, workers: int) -> None:
+    """Say what CHECKPOINT, a folder or hf://OWNER/NAME[@REVISION], is, and whether it is whole.
 
     Exit code 4 when something is wrong with it. --deep compares with MANIFEST.json as well,
     where there is one.
     """
     from dsdeploy.checkpoint.audit import audit
     from dsdeploy.checkpoint.deep import inspect_data
-    from dsdeploy.checkpoint.manifest import read_manifest
-    from dsdeploy.checkpoint.reader import open_checkpoint
     from dsdeploy.checkpoint.summary import summarise
 
-    opened = open_checkpoint(checkpoint)
+    opened, manifest = _open(out, reach, checkpoint)
     summary = summarise(opened)
     show_summary(out, checkpoint, summary)
     findings = audit(opened)
     hashes: dict[str, str] = {}
     if deep:
         with out.progress("read", summary.file_bytes) as bar:
-            hashes, more = inspect_data(opened, read_manifest(checkpoint), workers, bar.advance)
+            hashes, more = inspect_data(opened, manifest, workers, bar.advance)
         findings = sorted([*findings, *more], key=lambda finding: finding.severity != "error")
         rows = [(name, digest) for name, digest in hashes.items()]
         out.table("sha256", ["file", "sha256"], rows)
@@ -53,7 +55,7 @@ def command(out: Output, checkpoint: Path, deep: bool, workers: int) -> None:
     show_findings(out, findings, errors, deep)
     out.result(
         {
-            "checkpoint": str(checkpoint),
+            "checkpoint": checkpoint,
             **asdict(summary),
             "tensor_bytes": summary.tensor_bytes,
             "whole": errors == 0,
@@ -65,7 +67,18 @@ def command(out: Output, checkpoint: Path, deep: bool, workers: int) -> None:
         sys.exit(ExitCode.INTEGRITY)
 
 
-def show_summary(out: Output, folder: Path, summary: Summary) -> None:
+def _open(out: Output, reach: Reach, text: str) -> tuple[Checkpoint, Manifest | None]:
+    from dsdeploy.checkpoint.manifest import read_manifest
+    from dsdeploy.checkpoint.reader import open_checkpoint
+    from dsdeploy.cli.hub_source import open_repository
+
+    if text.startswith(SCHEME):
+        store = open_repository(text, reach, out, None).store
+        return open_checkpoint(store), store.stated()
+    return open_checkpoint(Path(text)), read_manifest(Path(text))
+
+
+def show_summary(out: Output, where: str, summary: Summary) -> None:
     dense, moe, mtp = summary.dense_layers, summary.moe_layers, summary.mtp_layers
     experts = f"{summary.routed_experts} routed and {summary.shared_experts} shared"
     scales = f", FP8 scales {summary.scale_format}" if summary.scale_format else ""
@@ -80,7 +93,7 @@ def show_summary(out: Output, folder: Path, summary: Summary) -> None:
         ("tensor bytes", f"{summary.tensor_bytes:,} ({format_bytes(summary.tensor_bytes)})"),
         ("files", f"{summary.files} {files}, {format_bytes(summary.file_bytes)}"),
     ]
-    out.table(str(folder), ["", ""], rows)
+    out.table(where, ["", ""], rows)
     out.bar([(dtype, size) for dtype, size in summary.bytes_by_dtype.items()])
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from dsdeploy.errors import DeployError, ExitCode, UsageError
+from dsdeploy.errors import UsageError
 from dsdeploy.model.config import ModelConfig, load_config
 from dsdeploy.resources import read_known_config
 
@@ -63,25 +64,16 @@ def _config_of(folder: Path) -> ModelConfig:
     return load_config(file.read_text(encoding="utf-8"), str(file))
 
 
-def _fetched(repository: str) -> ModelConfig:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def _fetched(text: str) -> ModelConfig:
+    from dsdeploy.hub.metadata import DEFAULT_ENDPOINT, Hub
+    from dsdeploy.hub.repository import parse_repository
+    from dsdeploy.hub.retries import Retries
+    from dsdeploy.hub.source import HubSource
+    from dsdeploy.hub.store import HubStore
 
-    try:
-        path = hf_hub_download(repository, "config.json")
-    except HFValidationError as error:
-        raise UsageError(f"{repository} is no repository's name: {error}.") from None
-    except LocalEntryNotFoundError:
-        raise DeployError(
-            f"{repository} is not known offline, and the Hub cannot be reached.",
-            "Name a folder that holds its config.json, or set HF_ENDPOINT to a mirror.",
-            ExitCode.NETWORK,
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        sentence = str(error).split("\n", 1)[0].rstrip(".")
-        raise DeployError(
-            f"The config.json of {repository} cannot be had: {sentence}.",
-            "Check the name; private repositories need HF_TOKEN.",
-            ExitCode.NETWORK,
-        ) from None
-    return load_config(Path(path).read_text(encoding="utf-8"), f"{repository}/config.json")
+    retries = Retries(attempts=4)
+    hub = Hub(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT, retries)
+    source = HubSource(hub, parse_repository(text), retries)
+    identity = source.identify()
+    store = HubStore(source.listing(identity), source.origin(identity, workers=1), retries)
+    return load_config(store.config(), f"{store.where}/config.json")

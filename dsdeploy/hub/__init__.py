@@ -1,0 +1,1 @@
+"""Repositories on a Hub: what they hold, their bytes, and how those become files."""
