@@ -8,7 +8,7 @@ from dsdeploy.deploy.wanted import Wanted
 from dsdeploy.planning.plan import Plan
 from dsdeploy.planning.rules import Rules
 
-from .command import launch
+from . import command, offline
 
 
 class LMDeploy:
@@ -23,4 +23,5 @@ class LMDeploy:
         return packaged_rules(__package__)
 
     def launch(self, plan: Plan, wanted: Wanted, release: str | None) -> Launch:
-        return launch(plan, wanted, release)
+        made = offline.launch if wanted.offline else command.launch
+        return made(plan, wanted, release)

@@ -1,4 +1,4 @@
-"""`lmdeploy serve api_server` for a plan, and a pipeline's script for work without a server.
+"""`lmdeploy serve api_server` for a plan.
 
 Source: LMDeploy's documents on DeepSeek-V3, api_server and DP + EP.
 """
@@ -21,7 +21,9 @@ from dsdeploy.deploy.launch import (
 from dsdeploy.deploy.wanted import Wanted, network_environment, nodes_of, probes
 from dsdeploy.planning.plan import Plan
 
-_RAY_PORT, _MASTER_PORT, _SERVER_PORT = 6379, 29500, 23334
+from .phases import PHASES
+
+RAY_PORT, _MASTER_PORT, _SERVER_PORT = 6379, 29500, 23334
 _KEY_NOTE = (
     "LMDeploy takes API keys on its command line only, where every user of the machine can read "
     "them: none is passed. Keep it on a private address, with a proxy that asks for the key."
@@ -42,29 +44,34 @@ def launch(plan: Plan, wanted: Wanted, release: str | None) -> Launch:
             wanted,
             lambda first: (_behind_proxy if replicas else _alone)(plan, wanted, catalogue, first),
         ),
-        container=Container(wanted.image or f"openmmlab/lmdeploy:v{catalogue.release}"),
+        container=container_of(wanted, catalogue),
         notes=tuple(filter(None, (note, _KEY_NOTE if wanted.key else ""))),
+        phases=PHASES,
     )
 
 
+def container_of(wanted: Wanted, catalogue: Catalogue) -> Container:
+    return Container(wanted.image or f"openmmlab/lmdeploy:v{catalogue.release}")
+
+
 # In one process, so that Ray's daemon lives as long as the server in a container or a job's step.
-_RAY_HEAD: tuple[Word, ...] = (
-    "bash", "-c", f'ray start --head --port {_RAY_PORT} && exec "$@"', "bash",
+RAY_HEAD: tuple[Word, ...] = (
+    "bash", "-c", f'ray start --head --port {RAY_PORT} && exec "$@"', "bash",
 )  # fmt: skip
 
 
 def _alone(plan: Plan, wanted: Wanted, catalogue: Catalogue, first: bool) -> tuple[Process, ...]:
-    ray = (Port("ray", _RAY_PORT, internal=True),) if plan.nodes > 1 else ()
-    environment = _environment(plan, wanted, catalogue)
+    ray = (Port("ray", RAY_PORT, internal=True),) if plan.nodes > 1 else ()
+    environment = environment_of(plan, wanted, catalogue)
     if not first:
-        join = ("ray", "start", "--block", "--address", Joined((Symbol.HEAD, f":{_RAY_PORT}")))
+        join = ("ray", "start", "--block", "--address", Joined((Symbol.HEAD, f":{RAY_PORT}")))
         return (Process("ray", join, environment, ports=ray),)
     server = Process(
         name="lmdeploy",
         argv=(
-            *(_RAY_HEAD if plan.nodes > 1 else ()),
+            *(RAY_HEAD if plan.nodes > 1 else ()),
             *_server(plan, wanted, catalogue, wanted.host, wanted.port),
-            *_over_ray(plan, catalogue),
+            *(("--distributed-executor-backend", "ray") if over_ray(plan, catalogue) else ()),
             *wanted.extra_arguments,
         ),
         environment=environment,
@@ -74,10 +81,9 @@ def _alone(plan: Plan, wanted: Wanted, catalogue: Catalogue, first: bool) -> tup
     return (server,)
 
 
-def _over_ray(plan: Plan, catalogue: Catalogue) -> list[Word]:
-    """Older releases are told by LMDEPLOY_EXECUTOR_BACKEND alone."""
-    known = "--distributed-executor-backend" in catalogue.flags
-    return ["--distributed-executor-backend", "ray"] if plan.nodes > 1 and known else []
+def over_ray(plan: Plan, catalogue: Catalogue) -> bool:
+    """Whether the engine is told so; older releases by LMDEPLOY_EXECUTOR_BACKEND alone."""
+    return plan.nodes > 1 and "--distributed-executor-backend" in catalogue.flags
 
 
 def _behind_proxy(
@@ -94,7 +100,7 @@ def _behind_proxy(
             "--node-rank", Symbol.RANK,
             *wanted.extra_arguments,
         ),
-        environment=_environment(plan, wanted, catalogue),
+        environment=environment_of(plan, wanted, catalogue),
         ports=(
             Port("server", _SERVER_PORT, internal=True),
             Port("peers", _MASTER_PORT, internal=True),
@@ -139,7 +145,7 @@ def _server(
     return tuple(words)
 
 
-def _environment(plan: Plan, wanted: Wanted, catalogue: Catalogue) -> Mapping[str, Word | Secret]:
+def environment_of(plan: Plan, wanted: Wanted, catalogue: Catalogue) -> Mapping[str, Word | Secret]:
     found: dict[str, Word | Secret] = {}
     told = "LMDEPLOY_EXECUTOR_BACKEND" in catalogue.environment  # older releases need not be
     if told and plan.nodes > 1 and plan.layout.data == 1:

@@ -6,13 +6,14 @@ the weights when it loads them. Source: SGLang's document on AMD GPUs, ROCm's on
 
 from __future__ import annotations
 
-from dsdeploy.backends.sglang.command import KEY_NOTE, process
-
 from dsdeploy.deploy.flags import load_catalogue
 from dsdeploy.deploy.launch import Container, Launch
 from dsdeploy.deploy.wanted import Wanted, nodes_of
 from dsdeploy.errors import UsageError
 from dsdeploy.planning.plan import Plan
+
+from ..sglang.command import KEY_NOTE, process
+from ..sglang.phases import PHASES
 
 _ENVIRONMENT = {
     "SGLANG_USE_AITER": "1",
@@ -58,4 +59,5 @@ def launch(plan: Plan, wanted: Wanted, release: str | None) -> Launch:
             seccomp_unconfined=True,
         ),
         notes=(*filter(None, (note, KEY_NOTE if wanted.key else "")), *_NOTES),
+        phases=PHASES,
     )

@@ -6,11 +6,15 @@ Source: SGLang's own flags by release, and its document on DeepSeek-V3.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 
 from dsdeploy.deploy.flags import Catalogue, load_catalogue, spelling
 from dsdeploy.deploy.launch import Container, Joined, Launch, Port, Process, Secret, Symbol, Word
 from dsdeploy.deploy.wanted import Wanted, network_environment, nodes_of, probes, variant
 from dsdeploy.planning.plan import Plan
+
+from . import disaggregated
+from .phases import PHASES
 
 _PEERS_PORT = 5000
 _QUANTIZATION = {"int8": "w8a8_int8", "w4a8": "w4afp8", "nvfp4": "modelopt_fp4"}
@@ -26,16 +30,24 @@ KEY_NOTE = (
 def launch(plan: Plan, wanted: Wanted, release: str | None) -> Launch:
     chosen = load_catalogue(__package__, release)
     catalogue, note = chosen.catalogue, chosen.note
-    npu = plan.machine.accelerator.vendor == "huawei"
-    image = "quay.io/ascend/sglang" if npu else f"lmsysorg/sglang:v{catalogue.release}"
     return Launch(
         name=wanted.name,
         backend="sglang",
         release=catalogue.release,
         nodes=nodes_of(plan, wanted, lambda first: (process(plan, wanted, catalogue, first),)),
-        container=Container(wanted.image or image),
-        notes=tuple(filter(None, (note, KEY_NOTE if wanted.key else ""))),
+        container=Container(image(plan, wanted, catalogue.release)),
+        notes=tuple(filter(None, (note, KEY_NOTE if wanted.key else "", *_role_notes(wanted)))),
+        phases=PHASES,
     )
+
+
+def image(plan: Plan, wanted: Wanted, release: str) -> str:
+    npu = plan.machine.accelerator.vendor == "huawei"
+    return wanted.image or ("quay.io/ascend/sglang" if npu else f"lmsysorg/sglang:v{release}")
+
+
+def _role_notes(wanted: Wanted) -> tuple[str, ...]:
+    return disaggregated.NOTES if wanted.role else ()
 
 
 def process(
@@ -50,11 +62,13 @@ def process(
             "python3", "-m", "sglang.launch_server", "--model-path", wanted.weights,
             *_serving(plan, wanted, catalogue),
             *_parallel(plan, catalogue),
+            *(disaggregated.serving(wanted.role, catalogue) if wanted.role else ()),
             *more,
             *wanted.extra_arguments,
         ),
-        environment={**(environment or {}), **network, **wanted.extra_environment},
+        environment={**_of_the_chip(plan), **(environment or {}), **network, **wanted.extra_environment},
         ports=((Port("http", wanted.port),) if first else ())
+        + (disaggregated.ports(wanted.role) if first and wanted.role else ())
         + ((Port("peers", _PEERS_PORT, internal=True),) if plan.nodes > 1 else ()),
         probes=probes(plan, wanted.port, "/health", "/health") if first else None,
     )  # fmt: skip
@@ -66,7 +80,7 @@ def _serving(plan: Plan, wanted: Wanted, catalogue: Catalogue) -> list[Word]:
         "--host", wanted.host,
         "--port", str(wanted.port),
         "--context-length", str(plan.context),
-        "--max-running-requests", str(plan.concurrency),
+        "--max-running-requests", str(_requests(plan)),
         plan.memory_flag, plan.memory_value,
     ]  # fmt: skip
     if plan.precision in _QUANTIZATION:
@@ -87,7 +101,24 @@ def _serving(plan: Plan, wanted: Wanted, catalogue: Catalogue) -> list[Word]:
         words += [spelling(catalogue, "--reasoning-parser"), parser]
     if plan.machine.accelerator.vendor == "huawei":
         words += ["--device", "npu", "--attention-backend", "ascend"]
+    if _on_cpu(plan):
+        # The memory's share would be of all that others use.
+        words += ["--device", "cpu", "--max-total-tokens", str(plan.context * plan.concurrency)]
     return words
+
+
+def _requests(plan: Plan) -> int:
+    """As many for each replica, among whom SGLang divides them: one without any would not start."""
+    replicas = plan.layout.data
+    return ceil(plan.concurrency / replicas) * replicas
+
+
+def _on_cpu(plan: Plan) -> bool:
+    return plan.machine.accelerator.vendor == "cpu"
+
+
+def _of_the_chip(plan: Plan) -> Mapping[str, Word | Secret]:
+    return {"SGLANG_USE_CPU_ENGINE": "1"} if _on_cpu(plan) else {}
 
 
 def _quantization(plan: Plan) -> str:

@@ -8,7 +8,7 @@ from dsdeploy.deploy.wanted import Wanted
 from dsdeploy.planning.plan import Plan
 from dsdeploy.planning.rules import Rules
 
-from .command import launch
+from . import command, legacy
 
 
 class TensorRTLLM:
@@ -23,4 +23,5 @@ class TensorRTLLM:
         return packaged_rules(__package__)
 
     def launch(self, plan: Plan, wanted: Wanted, release: str | None) -> Launch:
-        return launch(plan, wanted, release)
+        made = legacy.launch if plan.precision in legacy.PRECISIONS else command.launch
+        return made(plan, wanted, release)

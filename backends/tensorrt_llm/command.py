@@ -15,6 +15,8 @@ from dsdeploy.deploy.wanted import Wanted, network_environment, nodes_of, probes
 from dsdeploy.planning.plan import Plan
 from dsdeploy.strict_yaml import dump_yaml
 
+from .phases import PHASES
+
 _OPTIONS = "trtllm-options.yaml"
 _STEP_TOKENS = 8192
 _DRAFT_LENGTH_SINCE = "1.3.0rc10"
@@ -36,6 +38,7 @@ def launch(plan: Plan, wanted: Wanted, release: str | None) -> Launch:
         container=Container(wanted.image or image),
         launcher="mpi" if plan.nodes > 1 else "each",
         notes=tuple(filter(None, (note, _KEY_NOTE if wanted.key else ""))),
+        phases=PHASES,
     )
 
 

@@ -45,7 +45,8 @@ def show(out: Output, name: str) -> None:
         else:
             weight_only = [f"{chip} (weights only)" for chip in support.weight_only]
             chips = " ".join([*support.architectures, *weight_only])
-            rows.append((kept.name, kept.title, chips, support.because))
+            legacy = f"legacy: {support.legacy}" if support.legacy else ""
+            rows.append((kept.name, kept.title, chips, legacy or support.because))
     out.table(f"{rules.title} {rules.release}", ("weights", "", "runs on", "else"), rows)
     fraction = rules.memory.fraction
     facts = [

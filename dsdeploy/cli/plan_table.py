@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dsdeploy.building.output import BuildPlan
-from dsdeploy.building.staging import free_bytes
+from dsdeploy.checkpoint.direct import free_bytes
 from dsdeploy.checkpoint.index import INDEX_NAME
 from dsdeploy.checkpoint.manifest import MANIFEST_NAME
 from dsdeploy.output import Output
@@ -15,8 +16,14 @@ _MODELLED_RATE = 1e9
 """Bytes of output a second that a local NVMe disk takes."""
 
 
-def show_plan(out: Output, plan: BuildPlan, target: Path, checked: bool) -> None:
-    """`checked`: the output will be read again at the end."""
+def show_plan(
+    out: Output,
+    plan: BuildPlan,
+    target: Path,
+    checked: bool,
+    more: Sequence[tuple[str, str]] = (),
+) -> None:
+    """`checked`: the output will be read again at the end. `more` facts are of the source."""
     free = free_bytes(target)
     tensor_bytes = plan.tensor_bytes
     seconds = plan.nbytes / _MODELLED_RATE
@@ -30,6 +37,7 @@ def show_plan(out: Output, plan: BuildPlan, target: Path, checked: bool) -> None
         ("tensor bytes", f"{tensor_bytes:,} ({format_bytes(tensor_bytes)})"),
         ("space needed", f"{plan.nbytes:,} ({format_bytes(plan.nbytes)})"),
         ("space free", f"{format_bytes(free)}{'' if free >= plan.nbytes else ': does not fit'}"),
+        *more,
         ("time expected", f"{format_seconds(seconds)}{check} (modelled, a disk of 1 GB/s)"),
     ]
     out.table("plan", ["", ""], facts)

@@ -112,7 +112,9 @@ def _show_chosen(out: Output, outcome: Outcome, chosen: Candidate, saved: Plan) 
         ("first token", f"{_seconds(speed.first_token)} after {wish.context:,} tokens (modelled)"),
         ("loading", f"{_seconds(speed.load)} from disk (modelled)"),
     ]
-    if chosen.precision != outcome.model.stored:
+    if chosen.verdict == "fits" and chosen.reason:
+        rows.insert(0, ("legacy", chosen.reason))
+    elif chosen.precision != outcome.model.stored:
         made = _made_by(chosen, outcome)
         rows.insert(0, ("first make it", made))
     out.table(f"chosen: {chosen.backend} {chosen.release}, {chosen.layout}", ("", ""), rows)

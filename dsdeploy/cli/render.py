@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import ipaddress
-import shlex
-import sys
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsdeploy import __version__
 from dsdeploy.cli.common import output_options
+from dsdeploy.cli.launching import (
+    assignment,
+    demand_key,
+    doubts_of,
+    header_of,
+    is_loopback,
+    last_part,
+    plan_of,
+    weights_of,
+)
 from dsdeploy.cli.plan_options import wish_options
-from dsdeploy.errors import DeployError, ExitCode, UsageError
+from dsdeploy.errors import UsageError
 from dsdeploy.output import Output
 
 if TYPE_CHECKING:
+    from dsdeploy.deploy.backend import Backend
+    from dsdeploy.deploy.disaggregation import Part
     from dsdeploy.deploy.launch import Launch
+    from dsdeploy.deploy.render import Place
     from dsdeploy.deploy.wanted import Wanted
     from dsdeploy.planning.plan import Plan
     from dsdeploy.planning.planner import Wish
@@ -54,14 +65,31 @@ _IN_CONTAINERS = ("docker", "compose")
 @click.option("--insecure", is_flag=True, help="Ask clients for no key.")
 @click.option("--tools", is_flag=True, help="Parse calls of tools out of answers.")
 @click.option("--reasoning", is_flag=True, help="Parse thoughts out of answers.")
+@click.option("--offline", is_flag=True, help="Answer a file of requests, and end: no server.")
 @click.option("--no-metrics", is_flag=True, help="Without the engine's metrics.")
 @click.option("--no-prefix-cache", is_flag=True, help="Compute shared beginnings anew.")
 @click.option("--image", help="A container's image in place of the engine's own.")
-@click.option("--address", "addresses", multiple=True, help="Of each node, the first one's first.")
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    help="Of each node, the first one's first; with --disaggregated: PART=ADDRESS[,ADDRESS...].",
+)
+@click.option(
+    "--disaggregated",
+    metavar="P:D",
+    help="P servers for prompts, D for decoding, each on such a machine, and a router.",
+)
 @click.option(
     "--extra-arg", "extra_arguments", multiple=True, help="Passed to the engine as it is."
 )
-@click.option("--extra-env", "extra_environment", multiple=True, metavar="NAME=VALUE")
+@click.option(
+    "--extra-env",
+    "extra_environment",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set for the engine.",
+)
 @output_options
 @wish_options
 def command(out: Output, wish: Wish, **given: Any) -> None:
@@ -71,18 +99,28 @@ def command(out: Output, wish: Wish, **given: Any) -> None:
     one that the engine's release knows. Keys and tokens are never written, only asked for.
     """
     from dsdeploy.deploy.backend import installed_release, load_backend
-    from dsdeploy.deploy.render import Place, difference, render, write
+    from dsdeploy.deploy.render import difference, render, write
 
-    plan = _plan(given["model"], given["plan_file"], given["profile"], given["backend"], wish)
+    asked = (given["backend"],) if given["backend"] else ()
+    plan = plan_of(given["model"], given["plan_file"], given["profile"], asked, wish)
     wanted = _wanted(plan, given)
     backend = load_backend(plan.backend)
     release = given["engine_version"] or installed_release(backend)
-    launch = backend.launch(plan, wanted, release)
-    _demand_key(launch, wanted, given["host"])
-    place = Place(addresses=given["addresses"])
-    files = render(launch, given["target"], place, _header(plan, launch))
+    parts = _parts(backend, plan, wanted, release, given["disaggregated"])
+    # Clients ask the last one: the router, where there is one.
+    launch = parts[-1].launch
+    _demand_end(launch, wanted)
+    demand_key(launch, wanted, given["host"])
+    places = _places(parts, given["addresses"])
+    files = [
+        replace(file, path=f"{part.name}/{file.path}" if part.name else file.path)
+        for part, place in zip(parts, places, strict=True)
+        for file in render(part.launch, given["target"], place, header_of(plan, part.launch))
+    ]
     folder = given["folder"] or Path(f"{wanted.name}-{given['target']}")
-    for note in (*launch.notes, *_doubts(launch)):
+    notes = dict.fromkeys(note for part in parts for note in part.launch.notes)
+    doubts = dict.fromkeys(doubt for part in parts for doubt in doubts_of(part.launch))
+    for note in (*notes, *doubts):
         out.remark(f"note: {note}")
     if given["to_stdout"]:
         for file in files:
@@ -101,109 +139,82 @@ def command(out: Output, wish: Wish, **given: Any) -> None:
             "release": launch.release,
             "target": given["target"],
             "folder": str(folder),
-            "notes": list(launch.notes),
+            "notes": list(notes),
             "files": {file.path: file.content for file in files},
         }
     )
 
 
-def _plan(
-    model: str | None, file: Path | None, profile: str | None, backend: str | None, wish: Wish
-) -> Plan:
-    if (model is None) == (file is None):
-        raise UsageError("Give a MODEL or a saved plan, one of them.", "--plan plan.yaml")
-    if file is not None:
-        from dsdeploy.planning.plan import load_plan
-
-        return load_plan(file)
-    from dsdeploy.cli.plan import installed_rules, machine_of
-    from dsdeploy.planning.models import find_model
-    from dsdeploy.planning.plan import make_plan
-    from dsdeploy.planning.planner import plan
-
-    rules = installed_rules((backend,) if backend else ())
-    outcome = plan(find_model(model or ""), machine_of(profile), rules, wish)
-    if outcome.chosen is None:
-        again = f"dsdeploy plan {shlex.quote(model or '')}"
-        again += f" --profile {shlex.quote(profile)}" if profile else ""
-        raise DeployError(
-            f"{model} does not fit on {outcome.machine.name} as asked.",
-            f"{again} says by how much, and what helps.",
-            ExitCode.DOES_NOT_FIT,
-        )
-    return make_plan(outcome, outcome.chosen, rules[outcome.chosen.backend])
-
-
 def _wanted(plan: Plan, given: dict[str, Any]) -> Wanted:
     from dsdeploy.deploy.wanted import Wanted
 
-    weights = given["weights"] or plan.model
-    if plan.precision != plan.stored and given["weights"] is None:
-        raise UsageError(
-            f"The plan is for {plan.precision} weights, and {plan.model} holds {plan.stored}.",
-            "Make them (dsdeploy plan says how) and name them with --weights.",
-        )
-    local = Path(weights).expanduser()
-    host = given["host"] or _host(plan, given["target"])
+    weights = weights_of(plan, given["weights"])
+    several = plan.nodes > 1 or given["disaggregated"] is not None
+    host = given["host"] or _host(given["target"], several)
     return Wanted(
-        name=given["name"] or weights.rstrip("/").rpartition("/")[2],
-        weights=str(local.resolve()) if local.exists() else weights,
+        name=given["name"] or last_part(weights),
+        weights=weights,
         host=host,
         port=given["port"],
-        key=not given["insecure"] and not _is_loopback(host),
+        key=not (given["insecure"] or given["offline"]) and not is_loopback(host),
         tools=given["tools"],
         reasoning=given["reasoning"],
+        offline=given["offline"],
         metrics=not given["no_metrics"],
         prefix_cache=not given["no_prefix_cache"],
         image=given["image"],
         extra_arguments=given["extra_arguments"],
-        extra_environment=dict(map(_assignment, given["extra_environment"])),
+        extra_environment=dict(map(assignment, given["extra_environment"])),
     )
 
 
-def _demand_key(launch: Launch, wanted: Wanted, host: str | None) -> None:
-    """An engine that cannot be given a key is opened to a network only when that is asked for."""
-    if host is not None and wanted.key and not launch.secrets:
+def _parts(
+    backend: Backend, plan: Plan, wanted: Wanted, release: str | None, counts: str | None
+) -> tuple[Part, ...]:
+    """One without a name, or those of a group."""
+    from dsdeploy.deploy.disaggregation import Counts, Part, disaggregated
+
+    if counts is None:
+        return (Part("", backend.launch(plan, wanted, release)),)
+    found = re.fullmatch("([1-9][0-9]?):([1-9][0-9]?)", counts)
+    if found is None:
+        raise UsageError(f"--disaggregated {counts} is not P:D, both from 1 to 99.", "1:2")
+    return disaggregated(backend, plan, wanted, release, Counts(int(found[1]), int(found[2])))
+
+
+def _places(parts: tuple[Part, ...], addresses: tuple[str, ...]) -> list[Place]:
+    """Each part's own addresses, and those of the first nodes of all."""
+    from dsdeploy.deploy.render import Place
+
+    if not parts[0].name:
+        return [Place(addresses=addresses)]
+    known = dict(_assigned(text, parts) for text in addresses)
+    peers = {part.launch.name: known[part.name][0] for part in parts if part.name in known}
+    return [Place(addresses=known.get(part.name, ()), peers=peers) for part in parts]
+
+
+def _assigned(text: str, parts: tuple[Part, ...]) -> tuple[str, tuple[str, ...]]:
+    name, _, addresses = text.partition("=")
+    names = [part.name for part in parts]
+    if name not in names or not addresses:
         raise UsageError(
-            f"--host {host} opens the model to the network, and {launch.backend} is given no key.",
-            "Leave --host out and put a proxy that asks for a key in front; --insecure does without.",
+            f"--address {text} names no part and its addresses.",
+            f"--address {names[0]}=10.0.0.1; parts: {', '.join(names)}.",
+        )
+    return name, tuple(addresses.split(","))
+
+
+def _demand_end(launch: Launch, wanted: Wanted) -> None:
+    """A backend that only serves has paid no heed to the wish."""
+    if wanted.offline and not launch.ends:
+        raise UsageError(
+            f"{launch.backend} only serves, and answers no file of requests.",
+            "--backend lmdeploy does.",
         )
 
 
-def _host(plan: Plan, target: str) -> str:
+def _host(target: str, several: bool) -> str:
     """Open inside a container's own network, from which ports are published one by one; containers
-    of several nodes share the host's, unless Kubernetes runs them."""
-    own_network = target == "kubernetes" or (target in _IN_CONTAINERS and plan.nodes == 1)
+    of several machines share the host's, unless Kubernetes runs them."""
+    own_network = target == "kubernetes" or (target in _IN_CONTAINERS and not several)
     return "0.0.0.0" if own_network else "127.0.0.1"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or not name.isidentifier():
-        raise UsageError(f"--extra-env {text} is not NAME=VALUE.", "--extra-env NCCL_DEBUG=INFO")
-    return name, value
-
-
-def _doubts(launch: Launch) -> list[str]:
-    """What this release does not know; passed through as it is."""
-    from dsdeploy.deploy.doubts import doubts
-
-    return [f"{launch.backend} {launch.release}: {problem.message}" for problem in doubts(launch)]
-
-
-def _header(plan: Plan, launch: Launch) -> tuple[str, ...]:
-    chip = plan.machine.accelerator.name
-    words = " ".join(map(shlex.quote, ["dsdeploy", *sys.argv[1:]]))
-    return (
-        f"Made by dsdeploy {__version__} for {launch.backend} {launch.release}.",
-        f"{plan.model}, {plan.precision} weights, {plan.layout} on {plan.machine.name} ({chip}): "
-        f"{plan.concurrency} requests of {plan.context} tokens.",
-        f"Made again by: {words}",
-    )

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 
 from dsdeploy.deploy.backend import CommandLine, backend_names, load_backend
 from dsdeploy.deploy.flag_check import Problem, check_arguments
-from dsdeploy.deploy.flags import load_catalogue
-from dsdeploy.deploy.launch import Launch, Process, Symbol, Word, parts_of
+from dsdeploy.deploy.flags import is_older_than_known, load_catalogue
+from dsdeploy.deploy.launch import Launch, Process, Symbol, Word
+from dsdeploy.deploy.targets.words import known, spell
 
 _EXAMPLES = {Symbol.HEAD: "10.0.0.1", Symbol.HERE: "10.0.0.2", Symbol.RANK: "1"}
 
 
 def doubts(launch: Launch) -> list[Problem]:
-    """Of all processes; each once."""
+    """Of all processes; each once. None of a release older than those that are known."""
     found = (
         problem
         for node in launch.nodes
@@ -29,6 +30,8 @@ def _of_process(process: Process, release: str) -> Iterator[Problem]:
     if called is None:
         return
     command, rest = called
+    if is_older_than_known(command.package, release):
+        return
     catalogue = load_catalogue(command.package, release, command.command).catalogue
     environment = {
         name: _example(value)
@@ -40,7 +43,7 @@ def _of_process(process: Process, release: str) -> Iterator[Problem]:
 
 def _example(word: Word) -> str:
     """With values in place of what is known later."""
-    return "".join(_EXAMPLES[p] if isinstance(p, Symbol) else p for p in parts_of(word))
+    return spell(word, lambda text: text, known(_EXAMPLES, lambda peer: "10.0.0.3"))
 
 
 def called_command(argv: Sequence[str]) -> tuple[CommandLine, Sequence[str]] | None:

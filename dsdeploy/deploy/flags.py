@@ -100,6 +100,11 @@ def load_catalogue(package: str, release: str | None = None, command: str = "ser
     return Choice(catalogue, note)
 
 
+def is_older_than_known(package: str, release: str) -> bool:
+    """Then nothing can be said of its flags."""
+    return order(release) < order(_contents(package)["releases"][0])
+
+
 def history(package: str, spelling: str, command: str = "serve") -> History | None:
     """None of what no known release has. Also of an environment variable."""
     data = _contents(package)

@@ -28,7 +28,23 @@ class Secret:
     name: str
 
 
-Part = str | Symbol
+@dataclass(frozen=True)
+class RankTimes:
+    """So many times the number of this node: the first of its ranks, where each node has as many."""
+
+    factor: int
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The address of the first node of another launch of the same group, by that launch's name."""
+
+    launch: str
+
+
+Named = Symbol | RankTimes | Peer
+"""What is known where a node starts."""
+Part = str | Named
 
 
 @dataclass(frozen=True)
@@ -38,7 +54,7 @@ class Joined:
     parts: tuple[Part, ...]
 
 
-Word = str | Symbol | Joined
+Word = Part | Joined
 
 
 def parts_of(word: Word) -> tuple[Part, ...]:
@@ -87,6 +103,15 @@ class Probes:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """Of a start, told by a line of the engine's log."""
+
+    name: str
+    pattern: str
+    """Of the line that begins it, or says how far it is in groups `done` and `total`."""
+
+
+@dataclass(frozen=True)
 class Mount:
     source: str
     """On the host, absolute; or the name of a volume."""
@@ -115,7 +140,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Node:
-    """All nodes but the first are alike, except for Symbol.RANK and Symbol.HERE."""
+    """All nodes but the first are alike, except for their rank and Symbol.HERE."""
 
     processes: tuple[Process, ...]
     devices: Devices
@@ -139,17 +164,25 @@ class Container:
 @dataclass(frozen=True)
 class Launch:
     name: str
-    """What clients call the model, and what its parts are named after."""
+    """What its parts are named after."""
     backend: str
     release: str
     nodes: tuple[Node, ...]
     container: Container
     launcher: Literal["each", "mpi"] = "each"
     """`each`: every node starts its own processes. `mpi`: the first starts all ranks on all nodes."""
+    ends: bool = False
+    """Whether it is work that is done at some time, and no server."""
     prepare: tuple[tuple[Word, ...], ...] = ()
     """Commands that the first node runs to the end before anything is started."""
     notes: tuple[str, ...] = ()
     """What the user should know of this choice, a sentence each."""
+    phases: tuple[Phase, ...] = ()
+    """In the order in which they come; all of them may be missing from a log."""
+    group: str = ""
+    """Shared by launches that work together; empty for one that works alone."""
+    public: bool = True
+    """Whether clients ask it; else only launches of its group do."""
 
     @property
     def head(self) -> Node:

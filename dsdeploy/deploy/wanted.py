@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from dsdeploy.deploy.launch import Devices, Mount, Node, Probe, Probes, Process, Secret, Word
 from dsdeploy.errors import UsageError
 from dsdeploy.planning.plan import Plan
 
 API_KEY = Secret("api-key")
+Role = Literal["prefill", "decode"]
 _LEAST_PATIENCE = 600
 _SHARED_MEMORY = 32 * 2**30
 _CACHE = "/root/.cache/huggingface"
@@ -31,8 +33,12 @@ class Wanted:
     """Whether thoughts are parsed out of answers."""
     metrics: bool = True
     prefix_cache: bool = True
+    offline: bool = False
+    """Whether a file of requests is answered, without a server."""
     image: str | None = None
     """In place of the engine's own."""
+    role: Role | None = None
+    """Of a server that computes prompts alone, or goes on from what another one has computed."""
     extra_arguments: tuple[str, ...] = ()
     extra_environment: Mapping[str, str] = field(default_factory=dict)
 

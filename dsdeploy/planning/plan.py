@@ -37,6 +37,8 @@ class Plan:
     """What tells the engine how much memory it may take."""
     weight_bytes: int
     """Of the fullest device."""
+    cache_bytes: int
+    """Of the latent cache that these requests take on each device."""
     cache_tokens: int
     """That surely find room on each attention replica."""
     load_seconds: int
@@ -60,7 +62,8 @@ def make_plan(outcome: Outcome, candidate: Candidate, rules: Rules) -> Plan:
     if memory is None or layout is None or speed is None:
         raise ValueError("what does not run is no plan")
     wish = outcome.wish
-    flag, value = fraction_value(rules, memory, memory.cache_bytes(wish.context, wish.concurrency))
+    cache_bytes = memory.cache_bytes(wish.context, wish.concurrency)
+    flag, value = fraction_value(rules, memory, cache_bytes)
     return Plan(
         model=outcome.model.name,
         stored=outcome.model.stored,
@@ -75,6 +78,7 @@ def make_plan(outcome: Outcome, candidate: Candidate, rules: Rules) -> Plan:
         memory_flag=flag,
         memory_value=value,
         weight_bytes=memory.weight_bytes,
+        cache_bytes=cache_bytes,
         cache_tokens=int(memory.tokens.low),
         load_seconds=ceil(speed.load.high),
         machine=outcome.machine,

@@ -16,7 +16,10 @@ from dsdeploy.planning.rules import Rules
 from dsdeploy.planning.speed import Roofline, Speed
 from dsdeploy.units import format_bytes
 
-PREFERRED = ("vllm", "sglang", "tensorrt-llm", "lmdeploy", "rocm", "mindie", "native")
+PREFERRED = (
+    *("vllm", "sglang", "tensorrt-llm", "lmdeploy"),
+    *("rocm", "rocm-vllm", "mindie", "vllm-ascend", "native"),
+)
 """Who is chosen among equals."""
 Verdict = Literal["fits", "tight", "too small", "impossible"]
 
@@ -70,6 +73,7 @@ class Candidate:
     """None when no layout would change the verdict."""
     verdict: Verdict
     reason: str = ""
+    """Why not; of one that fits, what speaks against it."""
     memory: DeviceMemory | None = None
     speed: Speed | None = None
 
@@ -132,7 +136,8 @@ def _refuses(
         return f"{model.name} has no MTP layer"
     if wish.cache_format not in rules.memory.cache_formats:
         return f"{rules.title} has no {wish.cache_format.upper()} cache for this model"
-    return rules.refuses_precision(kept, machine.accelerator)
+    unasked = rules.legacy(kept) if wish.precision is None else ""
+    return rules.refuses_precision(kept, machine.accelerator) or unasked or None
 
 
 def _of_format(
@@ -180,6 +185,7 @@ def _candidate(
     memory = device_memory(config, machine, rules, kept, layout, wish.cache_format, wish.mtp)
     needed = memory.cache_bytes(wish.context, wish.concurrency)
     verdict, reason = _verdict(memory, needed)
+    reason = reason or rules.legacy(kept)
     speed = None
     if verdict in ("fits", "tight"):
         speed = _speed(Roofline(config, machine, rules, kept, layout, wish.cache_format), wish)

@@ -34,6 +34,8 @@ class Support(_Rule):
     """On which it runs, computing in BF16."""
     because: str = ""
     """Why not on others."""
+    legacy: str = ""
+    """What speaks against it, where it is for those who ask for this very format, and no one else."""
 
 
 class LayoutRules(_Rule):
@@ -123,6 +125,10 @@ class Rules(_Rule):
         if chip.architecture in (*support.architectures, *support.weight_only):
             return None
         return support.because or f"{kept.title} does not run on {chip.architecture}"
+
+    def legacy(self, kept: WeightFormat) -> str:
+        support = self.precisions.get(kept.name)
+        return support.legacy if support else ""
 
     def teraflops(self, kept: WeightFormat, chip: Accelerator) -> float:
         """The chip's peak rate of these products: in BF16 where weights alone are quantised."""

@@ -61,7 +61,8 @@ def ways_out(
         if other.name != (wish.precision or model.stored):
             made = other.made_by.format(model=model.name.rpartition("/")[2])
             change = f"--precision {other.name} ({made})"
-            yield from tried(change, wish=replace(wish, precision=other.name))
+            today = {name: rules for name, rules in asked.items() if not rules.legacy(other)}
+            yield from tried(change, wish=replace(wish, precision=other.name), backends=today)
     for nodes in range(machine.nodes + 1, 2 * machine.nodes + 4):
         more = list(
             tried(f"{nodes} nodes in place of {machine.nodes}", machine=_with_nodes(machine, nodes))

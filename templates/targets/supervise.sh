@@ -10,18 +10,30 @@ dsdeploy_stop() {
     ((${#dsdeploy_pids[@]} == 0)) || kill -TERM "${dsdeploy_pids[@]}" 2>/dev/null || :
 }
 
-# Until all have ended well, or one has not, which ends the others.
+# Until all have ended well, or one has not, which ends the others. `wait -n` does not return for one
+# that a signal has killed just before it: so it ends once a second, and whoever is gone is asked for.
 dsdeploy_join() {
-    local status _
+    local index tick=
     SECONDS=0
     # A signal between two starts has missed the later one.
     ((dsdeploy_status == 0)) || dsdeploy_stop "$dsdeploy_status"
-    for _ in "${dsdeploy_pids[@]}"; do
+    while ((${#dsdeploy_pids[@]} > 0)); do
+        kill -0 "$tick" 2>/dev/null || {
+            sleep 1 &
+            tick=$!
+        }
         wait -n || {
-            status=$?
-            dsdeploy_stop "$status"
+            dsdeploy_stop "$?"
             break
         }
+        for index in "${!dsdeploy_pids[@]}"; do
+            ! kill -0 "${dsdeploy_pids[index]}" 2>/dev/null || continue
+            wait "${dsdeploy_pids[index]}" || {
+                dsdeploy_stop "$?"
+                break 2
+            }
+            unset "dsdeploy_pids[index]"
+        done
     done
     wait
     dsdeploy_pids=()

@@ -38,7 +38,8 @@ def as_text(launch):
 @pytest.mark.parametrize(("backend", "machine", "wish"), SHOWN)
 def test_what_is_run_is_written_down(backend, machine, wish):
     """Golden files: to renew one, delete it and run this test twice."""
-    file = GOLDEN / f"{backend}-{machine}{''.join('-' + str(v) for v in wish.values())}.txt"
+    words = [f"dp{v.data}" if isinstance(v, Sizes) else v for v in wish.values()]
+    file = GOLDEN / f"{'-'.join([backend, machine, *words])}.txt"
     text = as_text(launched(backend, machine, **wish))
     if not file.exists():
         file.write_text(text)
@@ -79,10 +80,59 @@ def test_the_newest_releases_are_asked_nothing_deprecated():
         assert doubts(launched(backend, machine, **wish)) == []
 
 
-def test_several_nodes_of_vllm_need_a_release_that_has_them():
+@pytest.mark.parametrize("release", ["0.8.5", "0.11.0", "0.11.2"])
+def test_vllm_joins_nodes_over_ray_until_it_can_itself(release):
+    head, follower = launched("vllm", "2x8xh100", release, sizes=Sizes(tensor=16)).nodes
+    over_ray = "ray" in head.processes[0].argv
+    assert over_ray == (release != "0.11.2")
+    assert ("--nnodes" in head.processes[0].argv) != over_ray
+    assert follower.processes[0].name == ("ray" if over_ray else "vllm")
+    assert follower.processes[0].probes is None
+
+
+def test_replicas_of_vllm_over_nodes_need_a_release_that_has_them():
     with pytest.raises(UsageError) as error:
-        launched("vllm", "2x8xh100", "0.10.0", sizes=Sizes(tensor=16))
-    assert "needs vLLM >= 0.11" in error.value.hint
+        launched("vllm", "2x8xh100", "0.8.5", sizes=Sizes(data=16, expert=16))
+    assert "needs vLLM >= 0.9" in error.value.hint
+
+
+@pytest.mark.parametrize("sizes", [Sizes(data=2), Sizes(data=8, pipeline=4)])
+def test_a_replica_of_vllm_is_not_spread_over_nodes(sizes):
+    with pytest.raises(UsageError, match="keeps a replica without stages on one node"):
+        launched("vllm", "4x8xh100", sizes=sizes, precision="bf16")
+
+
+@pytest.mark.parametrize(("concurrency", "total"), [(8, 32), (33, 64)])
+def test_every_replica_of_sglang_may_have_a_request(concurrency, total):
+    wish = {"precision": "bf16", "sizes": Sizes(data=32, expert=32), "context": 1024}
+    launch = launched("sglang", "4x8xa100", concurrency=concurrency, **wish)
+    argv = launch.head.processes[0].argv
+    assert argv[argv.index("--max-running-requests") + 1] == str(total)
+
+
+def test_amds_vllm_and_ascends_need_releases_that_have_this_model():
+    with pytest.raises(UsageError) as error:
+        launched("rocm-vllm", "8xmi300x", "0.12.0")
+    assert "needs vLLM >= 0.15.1" in error.value.hint
+    with pytest.raises(UsageError) as error:
+        launched("vllm-ascend", "2xatlas-800i-a2", "0.9.1", precision="int8")
+    assert "needs vLLM Ascend >= 0.11.0" in error.value.hint
+
+
+def test_ascends_vllm_is_named_by_its_own_release_and_takes_vllms_flags():
+    launch = launched("vllm-ascend", "1xatlas-a3", "0.22.1rc1", precision="int8")
+    assert launch.container.image == "quay.io/ascend/vllm-ascend:v0.22.1rc1-a3"
+    assert not any("not known" in note for note in launch.notes)
+    old = launched("vllm-ascend", "1xatlas-a3", "0.11.0", precision="int8").head.processes[0].argv
+    assert "torchair_graph_config" in old[old.index("--additional-config") + 1]
+
+
+def test_ascends_driver_comes_into_the_container():
+    launch = launched("vllm-ascend", "4xatlas-800i-a2", precision="bf16")
+    for node in launch.nodes:
+        driver = [m for m in node.mounts if m.target == "/usr/local/Ascend/driver"]
+        assert [mount.read_only for mount in driver] == [True]
+    assert "--quantization" not in launch.head.processes[0].argv
 
 
 def test_a_release_between_two_known_ones_says_so():

@@ -1,6 +1,7 @@
 """What engines' own documents say to run on a machine, beside what is rendered for it.
 
 Every flag of theirs is ours as well, or stands here with the reason. Sources: vllm-project/recipes,
+vllm-ascend's tutorial on DeepSeek-V3.1,
 SGLang's document on DeepSeek V3, TensorRT-LLM's guide, LMDeploy's issue 2960 and api_server document.
 """
 
@@ -64,7 +65,8 @@ COMMANDS = [
         left_out={"--data-parallel-hybrid-lb": "one address answers clients, not one a node"},
     ),
     Official(
-        "vllm", "2x8xh100", "--data-parallel-start-rank 8", Sizes(data=16, expert=16), node=1
+        "vllm", "2x8xh100", "--data-parallel-start-rank 8", Sizes(data=16, expert=16), node=1,
+        changed={"--data-parallel-start-rank": "8 times the node's number, which is 8 on node 1"},
     ),
     Official("vllm", "4xb200", "--tensor-parallel-size 4", precision="nvfp4"),
     Official(
@@ -93,6 +95,36 @@ COMMANDS = [
             "--disable-radix-cache": "a benchmark's setting: prefixes are kept unless told otherwise",
         },
         changed={"--mem-fraction-static": "reckoned for this machine and these requests"},
+    ),
+    Official(
+        "rocm-vllm", "8xmi300x",
+        "--trust-remote-code --tensor-parallel-size 8 --enable-expert-parallel",
+        Sizes(tensor=8, expert=8), left_out={"--trust-remote-code": REMOTE_CODE},
+    ),
+    Official(
+        "vllm-ascend", "2xatlas-800i-a2",
+        "--headless --data-parallel-size 4 --data-parallel-size-local 2 "
+        "--data-parallel-start-rank 2 --data-parallel-address <HEAD> "
+        "--data-parallel-rpc-port 13389 --tensor-parallel-size 4 --quantization ascend "
+        "--seed 1024 --enable-expert-parallel --max-num-seqs 16 --max-model-len 16384 "
+        "--max-num-batched-tokens 4096 --trust-remote-code --no-enable-prefix-caching "
+        "--gpu-memory-utilization 0.92 --speculative-config {} --compilation-config {}",
+        Sizes(tensor=4, data=4, expert=16), "int8", node=1,
+        left_out={
+            "--trust-remote-code": REMOTE_CODE,
+            "--seed": "a benchmark's setting",
+            "--max-num-batched-tokens": "the plan reckons with vLLM's own 2048",
+            "--no-enable-prefix-caching": "prefixes are kept unless told otherwise",
+            "--speculative-config": "MTP is used where it is asked for",
+        },
+        changed={
+            "--data-parallel-start-rank": "2 times the node's number, which is 2 on node 1",
+            "--data-parallel-rpc-port": "vLLM's own port",
+            "--max-num-seqs": "as many requests as are planned",
+            "--max-model-len": "the context that is planned",
+            "--gpu-memory-utilization": "reckoned for this machine and these requests",
+            "--compilation-config": "the same, as JSON",
+        },
     ),
     Official("lmdeploy", "8xh200", "--backend pytorch --tp 8", Sizes(tensor=8)),
     Official("lmdeploy", "2x8xh100", "--backend pytorch --tp 16", Sizes(tensor=16)),

@@ -52,7 +52,11 @@ def speeds(rows: list[dict[str, Any]]) -> Iterator[Comparison]:
 def backend_of(row: dict[str, Any]) -> str:
     """SGLang on AMD and vLLM on Ascend are backends of their own here."""
     vendor = load_machine(row["machine"]).accelerator.vendor
-    ported = {("amd", "sglang"): "rocm", ("huawei", "vllm"): "mindie"}
+    ported = {
+        ("amd", "sglang"): "rocm",
+        ("amd", "vllm"): "rocm-vllm",
+        ("huawei", "vllm"): "vllm-ascend",
+    }
     return ported.get((vendor, row["backend"]), row["backend"])
 
 

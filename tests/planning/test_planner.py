@@ -45,9 +45,22 @@ def test_published_limits_are_kept(planned):
             continue
         sizes = Sizes(**row["layout"])
         outcome = planned(row["machine"], row["backend"], precision=row["precision"], sizes=sizes)
-        assert outcome.chosen is None, row
+        legacy = RULES[row["backend"]].legacy(FORMATS[row["precision"]])
+        assert outcome.chosen is None or "reported broken" in legacy, row
         checked += 1
     assert checked >= 3
+
+
+def test_what_is_legacy_is_planned_only_when_it_is_asked_for():
+    model, engines = find_model("DeepSeek-V3"), {"tensorrt-llm": RULES["tensorrt-llm"]}
+    asked = plan(model, load_machine("8xh100"), engines, Wish(precision="int4")).chosen
+    assert "reported broken" in asked.reason
+    outcome = plan(model, load_machine("8xh100"), engines, Wish())
+    assert outcome.chosen is None
+    assert not any("int4" in way.change for way in ways_out(outcome, engines, engines))
+    bf16 = replace(model, config=replace(model.config, quantization=None))
+    [refused, *_] = plan(bf16, load_machine("4x8xh100"), engines, Wish()).candidates
+    assert (refused.precision, refused.verdict) == ("bf16", "impossible")
 
 
 def test_most_published_speeds_lie_in_the_interval():

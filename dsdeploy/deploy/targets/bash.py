@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 
-from dsdeploy.deploy.launch import Launch, Node, Process, Symbol, Word
+from dsdeploy.deploy.launch import Launch, Named, Node, Peer, Process, RankTimes, Symbol, Word
 from dsdeploy.deploy.targets.place import Place
 from dsdeploy.deploy.targets.words import (
-    ASKED_FOR,
+    asked_for,
     comment,
     part_name,
+    peers_in,
+    script_name,
     secrets_of,
     secrets_on,
     settings_of,
@@ -20,8 +22,6 @@ from dsdeploy.deploy.targets.words import (
 )
 from dsdeploy.resources import read_template
 
-SYMBOLS = {symbol: f'"$dsdeploy_{symbol.name.lower()}"' for symbol in Symbol}
-
 
 def quote(text: str) -> str:
     """As bash reads it back. sbatch refuses a script with CR LF in it, even between quotes."""
@@ -29,7 +29,13 @@ def quote(text: str) -> str:
 
 
 def word(value: Word) -> str:
-    return spell(value, quote, SYMBOLS) or "''"
+    return spell(value, quote, _named) or "''"
+
+
+def _named(part: Named) -> str:
+    if isinstance(part, RankTimes):
+        return f'"$((dsdeploy_rank * {part.factor}))"'
+    return f'"${script_name(part)}"'
 
 
 def line(words: Iterable[str]) -> str:
@@ -55,21 +61,21 @@ def opening(header: tuple[str, ...], directives: str = "") -> str:
 
 
 def addresses(launch: Launch, rank: int, place: Place) -> str:
-    """The variables that symbols are written as: those that this node uses."""
+    """The variables that symbols and peers are written as: those that this node uses."""
     known = known_symbols(launch, rank, place)
-    lines = []
-    for symbol in sorted(symbols_in(launch, rank), key=lambda symbol: symbol.name):
-        if symbol in known:
-            lines.append(f"dsdeploy_{symbol.name.lower()}={quote(known[symbol])}\n")
-        else:
-            name, sentence = ASKED_FOR[symbol]
-            lines.append(f"dsdeploy_{symbol.name.lower()}=${{{name}:?{sentence}}}\n")
-    return "".join(lines)
+    values: dict[Symbol | Peer, str] = {
+        symbol: quote(known[symbol]) if symbol in known else asked_for(symbol)
+        for symbol in sorted(symbols_in(launch, rank), key=lambda symbol: symbol.name)
+    }
+    for peer in peers_in(launch, rank):
+        told = place.peers.get(peer.launch)
+        values[peer] = quote(told) if told else asked_for(peer)
+    return "".join(f"{script_name(named)}={value}\n" for named, value in values.items())
 
 
 def known_symbols(launch: Launch, rank: int, place: Place) -> Mapping[Symbol, str]:
     """What can be said before a node starts. One alone talks to itself, in a container or not."""
-    if len(launch.nodes) == 1:
+    if len(launch.nodes) == 1 and not launch.group:
         return {Symbol.RANK: "0", Symbol.HEAD: "127.0.0.1", Symbol.HERE: "127.0.0.1"}
     known = {Symbol.RANK: str(rank)}
     if place.addresses:

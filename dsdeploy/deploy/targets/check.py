@@ -12,8 +12,9 @@ from dsdeploy.deploy.targets.words import part_name, variable, words_of
 from dsdeploy.errors import UsageError
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# DSDEPLOY_API_KEY is what the native runner reads.
 _OF_THE_SHELL = re.compile(
-    "_|BASH.*|DSDEPLOY_.*|dsdeploy_.*|LWS_.*|UID|EUID|PPID|SHELLOPTS|RANDOM|SRANDOM|SECONDS|LINENO|GROUPS"
+    "_|BASH.*|DSDEPLOY_(?!API_KEY$).*|dsdeploy_.*|LWS_.*|UID|EUID|PPID|SHELLOPTS|RANDOM|SRANDOM|SECONDS|LINENO|GROUPS"
     "|FUNCNAME|DIRSTACK|HISTCMD|EPOCHSECONDS|EPOCHREALTIME|COMP_WORDBREAKS|POSIXLY_CORRECT"
 )
 _SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -159,7 +160,7 @@ def _check_place(launch: Launch, place: Place) -> None:
         raise UsageError(
             f"The launch has {len(launch.nodes)} nodes, and {len(place.addresses)} addresses are given."
         )
-    for address in place.addresses:
+    for address in (*place.addresses, *place.peers.values()):
         if not _ADDRESS.fullmatch(address):
             raise UsageError(f"{address!r} is no address.")
     if place.folder and not place.folder.startswith("/"):
@@ -187,6 +188,23 @@ def check_one_node_of_mpi(launch: Launch, target: str) -> None:
         )
 
 
+def check_runs_on(launch: Launch, target: str) -> None:
+    """For a target that starts anew what has ended."""
+    if launch.ends:
+        raise UsageError(
+            f"This launch is done at some time, and the target {target} keeps servers running.",
+            "Render for shell, docker or slurm.",
+        )
+
+
 def check_followers_alike(launch: Launch, target: str) -> None:
     if any(node != launch.nodes[1] for node in launch.nodes[2:]):
         raise UsageError(f"The target {target} needs all nodes but the first to be alike.")
+
+
+def check_alone(launch: Launch, target: str) -> None:
+    if launch.group:
+        raise UsageError(
+            f"The target {target} gives no job the addresses of others, which {launch.name} needs.",
+            "Render for shell, docker, compose, systemd or kubernetes.",
+        )

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from dsdeploy.deploy.launch import Launch, Mount, Node, Port, Probes, Process, Symbol, Word
+from dsdeploy.deploy.launch import (
+    Launch,
+    Mount,
+    Node,
+    Peer,
+    Port,
+    Probes,
+    Process,
+    Symbol,
+    Word,
+)
 from dsdeploy.deploy.targets.bash import known_symbols
-from dsdeploy.deploy.targets.check import check_one_node_of_mpi
+from dsdeploy.deploy.targets.check import check_one_node_of_mpi, check_runs_on
 from dsdeploy.deploy.targets.container import (
     command,
     device_files,
@@ -15,9 +25,10 @@ from dsdeploy.deploy.targets.container import (
 )
 from dsdeploy.deploy.targets.place import Place, RenderedFile
 from dsdeploy.deploy.targets.words import (
-    ASKED_FOR,
     WORKING_FOLDER,
+    asked_for,
     comment,
+    known,
     launch_name,
     part_name,
     secrets_of,
@@ -39,6 +50,7 @@ def render_compose(
     launch: Launch, place: Place, header: tuple[str, ...]
 ) -> tuple[RenderedFile, ...]:
     check_one_node_of_mpi(launch, "compose")
+    check_runs_on(launch, "compose")
     several = len(launch.nodes) > 1
     return tuple(
         RenderedFile(
@@ -120,10 +132,14 @@ def _service(launch: Launch, rank: int, process: Process, place: Place) -> dict[
 
 
 def _words(launch: Launch, rank: int, place: Place, words: tuple[Word, ...]) -> list[str]:
-    asked = {symbol: f"${{{name}:?{sentence}}}" for symbol, (name, sentence) in ASKED_FOR.items()}
-    known = {s: _escaped(text) for s, text in known_symbols(launch, rank, place).items()}
-    symbols: dict[Symbol, str] = asked | known
-    return [spell(word, _escaped, symbols) for word in words]
+    asked = {symbol: asked_for(symbol) for symbol in (Symbol.HEAD, Symbol.HERE)}
+    told = {s: _escaped(text) for s, text in known_symbols(launch, rank, place).items()}
+    symbols: dict[Symbol, str] = asked | told
+
+    def peer(peer: Peer) -> str:
+        return place.peers.get(peer.launch) or asked_for(peer)
+
+    return [spell(word, _escaped, known(symbols, peer)) for word in words]
 
 
 def _escaped(text: str) -> str:
@@ -165,7 +181,7 @@ def _volume(mount: Mount) -> dict[str, Any]:
 
 def _network(launch: Launch, node: Node, process: Process) -> dict[str, Any]:
     """On one node all processes share the network of the first, which publishes the ports."""
-    if launch.container.host_network or len(launch.nodes) > 1:
+    if launch.container.host_network or len(launch.nodes) > 1 or launch.group:
         return {"network_mode": "host"}
     if process != node.processes[0]:
         return {"network_mode": f"service:{part_name(node.processes[0].name)}"}

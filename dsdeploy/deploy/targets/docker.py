@@ -91,7 +91,7 @@ def _inside(launch: Launch, argv: tuple[Word, ...]) -> list[str]:
 
 def _run(launch: Launch, node: Node, process: Process, name: str, place: Place) -> list[str]:
     words: list[Word] = [
-        "docker", "run", "--rm", "--init",
+        place.container_program, "run", "--rm", "--init",
         "--name", name,
         "--stop-timeout", str(place.stop_seconds),
         "--shm-size", str(node.shared_memory),
@@ -108,8 +108,9 @@ def _run(launch: Launch, node: Node, process: Process, name: str, place: Place) 
 
 
 def _network(launch: Launch, node: Node, process: Process) -> list[str]:
-    """Processes of one node meet on the host's network, as nodes do."""
-    if launch.container.host_network or len(launch.nodes) > 1 or len(node.processes) > 1:
+    """Processes of one node meet on the host's network, as nodes do, and launches of a group."""
+    several = len(launch.nodes) > 1 or len(node.processes) > 1 or launch.group
+    if launch.container.host_network or several:
         return ["--network", "host"]
     ports = (port.number for port in process.ports if not port.internal)
     return [word for port in ports for word in ("-p", f"127.0.0.1:{port}:{port}")]

@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from dsdeploy.deploy.launch import Launch
-from dsdeploy.deploy.targets.check import check_followers_alike, check_one_node_of_mpi
-from dsdeploy.deploy.targets.kubernetes_pod import config_key, labels, pod, secret_name
+from dsdeploy.deploy.targets.check import (
+    check_followers_alike,
+    check_one_node_of_mpi,
+    check_runs_on,
+)
+from dsdeploy.deploy.targets.kubernetes_pod import (
+    config_key,
+    group_labels,
+    labels,
+    pod,
+    secret_name,
+)
 from dsdeploy.deploy.targets.place import Place, RenderedFile
-from dsdeploy.deploy.targets.words import comment, launch_name
+from dsdeploy.deploy.targets.words import api_name, comment, launch_name
 from dsdeploy.errors import UsageError
 from dsdeploy.strict_yaml import dump_yaml
 
@@ -19,6 +29,7 @@ def render_kubernetes(
     launch: Launch, place: Place, header: tuple[str, ...]
 ) -> tuple[RenderedFile, ...]:
     check_one_node_of_mpi(launch, "kubernetes")
+    check_runs_on(launch, "kubernetes")
     check_followers_alike(launch, "kubernetes")
     several = len(launch.nodes) > 1
     manifests = [
@@ -110,15 +121,15 @@ def _service(launch: Launch, place: Place) -> list[dict[str, Any]]:
         for number in _client_ports(launch)
     ]
     spec = {"selector": labels(launch, "head"), "ports": ports}
-    # Not the name alone: a LeaderWorkerSet makes a Service of its own by that.
-    name = f"{launch_name(launch)}-api"
+    name = api_name(launch.name)
     return [_object(launch, place, "v1", "Service", name, spec=spec)] if ports else []
 
 
 def _network_policy(launch: Launch, place: Place) -> dict[str, Any]:
-    """Anyone may ask the clients' ports; the engine's own are among its pods."""
-    rules: list[dict[str, Any]] = [{"from": [{"podSelector": {"matchLabels": labels(launch)}}]}]
-    if ports := _client_ports(launch):
+    """Anyone may ask the clients' ports; the engine's own are among its pods and its group's."""
+    own = group_labels(launch) or labels(launch)
+    rules: list[dict[str, Any]] = [{"from": [{"podSelector": {"matchLabels": own}}]}]
+    if launch.public and (ports := _client_ports(launch)):
         rules.append({"ports": [{"protocol": "TCP", "port": number} for number in ports]})
     spec = {
         "podSelector": {"matchLabels": labels(launch)},

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from dsdeploy.deploy.launch import Launch, Mount, Node, Probe, Process, Symbol, Word
+from dsdeploy.deploy.launch import Launch, Mount, Node, Probe, Process
 from dsdeploy.deploy.targets.container import command, keeps_privileges
+from dsdeploy.deploy.targets.kubernetes_words import given_command, given_settings
 from dsdeploy.deploy.targets.place import Place
 from dsdeploy.deploy.targets.words import (
     WORKING_FOLDER,
     launch_name,
     part_name,
     secrets_of,
-    settings_of,
-    spell,
+    service_name,
 )
 from dsdeploy.errors import UsageError
 
@@ -27,8 +27,12 @@ _OF_PLUGINS = ("/dev/kfd", "/dev/dri", "/dev/nvidia", "/dev/davinci", "/dev/hisi
 
 
 def labels(launch: Launch, component: str = "") -> dict[str, str]:
-    own = {"app.kubernetes.io/name": launch_name(launch)}
+    own = {"app.kubernetes.io/name": launch_name(launch)} | group_labels(launch)
     return own | ({"app.kubernetes.io/component": component} if component else {})
+
+
+def group_labels(launch: Launch) -> dict[str, str]:
+    return {"app.kubernetes.io/part-of": service_name(launch.group)} if launch.group else {}
 
 
 def secret_name(launch: Launch, place: Place) -> str:
@@ -68,7 +72,7 @@ def _container(launch: Launch, rank: int, process: Process, place: Place) -> dic
     return {
         "name": part_name(process.name),
         **_same(launch, rank, process, place),
-        "command": [_spelled(launch, word) for word in command(launch, process)],
+        "command": given_command(launch, process, command(launch, process)),
         **({"ports": ports} if ports else {}),
         **(_resources(node) if process == node.processes[0] else {}),
         **_probes(process),
@@ -82,7 +86,7 @@ def _init_containers(launch: Launch, place: Place) -> list[dict[str, Any]]:
         {
             "name": f"prepare-{number}",
             **_same(launch, 0, first, place),
-            "command": [_spelled(launch, word) for word in argv],
+            "command": given_command(launch, first, argv),
             **_resources(launch.head),
         }
         for number, argv in enumerate(launch.prepare)
@@ -108,19 +112,9 @@ def _environment(launch: Launch, process: Process, place: Place) -> list[dict[st
     for name, secret in secrets_of(process).items():
         reference = {"name": secret_name(launch, place), "key": secret.name}
         found.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
-    for name, value in settings_of(process).items():
-        found.append({"name": name, "value": _spelled(launch, value)})
+    for name, value in given_settings(launch, process).items():
+        found.append({"name": name, "value": value})
     return found
-
-
-def _spelled(launch: Launch, word: Word) -> str:
-    """Kubernetes reads `$(NAME)` as a variable and `$$` as a dollar."""
-    symbols = {Symbol.HERE: "$(DSDEPLOY_HERE)"}
-    if len(launch.nodes) > 1:
-        symbols |= {Symbol.HEAD: "$(LWS_LEADER_ADDRESS)", Symbol.RANK: "$(LWS_WORKER_INDEX)"}
-    else:
-        symbols |= {Symbol.HEAD: "$(DSDEPLOY_HERE)", Symbol.RANK: "0"}
-    return spell(word, lambda text: text.replace("$", "$$"), symbols)
 
 
 def _resources(node: Node) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -10,6 +11,8 @@ from typing import Literal
 class Place:
     addresses: tuple[str, ...] = ()
     """Of all nodes, the first is the head; none: they are asked for when a node starts."""
+    peers: Mapping[str, str] = field(default_factory=dict)
+    """Of the first nodes of other launches, by their names; those that are missing are asked for."""
     folder: str = ""
     """On the nodes, absolute: where files are written and processes work. Empty: beside the script
     (shell, docker) or where the job was submitted (slurm)."""
@@ -25,6 +28,8 @@ class Place:
     time_limit: str = ""
     container_runtime: Literal["none", "pyxis", "apptainer"] = "none"
     """What Slurm starts containers with."""
+    container_program: Literal["docker", "podman"] = "docker"
+    """That runs containers outside of a scheduler."""
     user: str = ""
     """That systemd runs processes as; empty: one made for the unit."""
 

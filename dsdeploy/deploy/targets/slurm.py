@@ -6,7 +6,7 @@ import re
 
 from dsdeploy.deploy.launch import Launch, Mount, Node, Process, Symbol
 from dsdeploy.deploy.targets import bash
-from dsdeploy.deploy.targets.check import check_bare, check_followers_alike, plain
+from dsdeploy.deploy.targets.check import check_alone, check_bare, check_followers_alike, plain
 from dsdeploy.deploy.targets.place import Place, RenderedFile
 from dsdeploy.deploy.targets.shell import in_place, prepare_functions
 from dsdeploy.deploy.targets.words import launch_name, part_name, symbols_in
@@ -17,6 +17,7 @@ _TIME = re.compile(r"[0-9]+(-[0-9]+)?(:[0-9]+){0,2}|UNLIMITED|")
 
 def render_slurm(launch: Launch, place: Place, header: tuple[str, ...]) -> tuple[RenderedFile, ...]:
     check_followers_alike(launch, "slurm")
+    check_alone(launch, "slurm")
     if place.container_runtime == "none":
         check_bare(launch, "slurm without containers")
     if not _TIME.fullmatch(place.time_limit):

@@ -7,13 +7,21 @@ from shlex import quote
 
 from dsdeploy.deploy.launch import File, Launch, Node, Probe, Process, Secret, Word
 from dsdeploy.deploy.targets.bash import known_symbols
-from dsdeploy.deploy.targets.check import check_bare, check_one_node_of_mpi, one_line, plain
+from dsdeploy.deploy.targets.check import (
+    check_bare,
+    check_one_node_of_mpi,
+    check_runs_on,
+    one_line,
+    plain,
+)
 from dsdeploy.deploy.targets.container import command, container_name
 from dsdeploy.deploy.targets.place import Place, RenderedFile
 from dsdeploy.deploy.targets.words import (
     comment,
+    known,
     launch_name,
     part_name,
+    peers_in,
     secrets_of,
     settings_of,
     spell,
@@ -45,8 +53,8 @@ def render_systemd(
 ) -> tuple[RenderedFile, ...]:
     check_bare(launch, "systemd")
     check_one_node_of_mpi(launch, "systemd")
-    if len(launch.nodes) > 1 and not place.addresses:
-        raise UsageError("Units are written with addresses in them: give those of all nodes.")
+    check_runs_on(launch, "systemd")
+    _demand_addresses(launch, place)
     plain("The user", place.user)
     return tuple(
         RenderedFile(folder + name, comment(header) + content)
@@ -54,6 +62,16 @@ def render_systemd(
         for folder in (f"node-{rank}/" if len(launch.nodes) > 1 else "",)
         for name, content in _units(launch, rank, place).items()
     )
+
+
+def _demand_addresses(launch: Launch, place: Place) -> None:
+    if (len(launch.nodes) > 1 or launch.group) and not place.addresses:
+        raise UsageError("Units are written with addresses in them: give those of all nodes.")
+    for peer in (peer for rank in range(len(launch.nodes)) for peer in peers_in(launch, rank)):
+        if peer.launch not in place.peers:
+            raise UsageError(
+                f"Units are written with addresses in them: give that of {peer.launch} too."
+            )
 
 
 def _units(launch: Launch, rank: int, place: Place) -> dict[str, str]:
@@ -123,8 +141,9 @@ def _surroundings(launch: Launch, rank: int, process: Process, place: Place) -> 
     """User, folder, files, environment and devices."""
     state = f"{launch_name(launch)}/{part_name(process.name)}"
     home = {} if "HOME" in process.environment else {"HOME": f"%S/{state}"}
+    named = known(known_symbols(launch, rank, place), lambda peer: place.peers[peer.launch])
     settings = {
-        name: _assigned(spell(value, lambda text: text, known_symbols(launch, rank, place)))
+        name: _assigned(spell(value, lambda text: text, named))
         for name, value in settings_of(process).items()
     }
     return (
@@ -156,9 +175,9 @@ def _run(
     key: str, launch: Launch, rank: int, process: Process, place: Place, argv: tuple[Word, ...]
 ) -> str:
     """Through a shell, which finds the program by PATH and reads the secrets."""
-    symbols = known_symbols(launch, rank, place)
+    named = known(known_symbols(launch, rank, place), lambda peer: place.peers[peer.launch])
     script = "".join(_read(name, secret) for name, secret in secrets_of(process).items())
-    words = (spell(word, lambda text: text, symbols) for word in argv)
+    words = (spell(word, lambda text: text, named) for word in argv)
     return _command_line(key, script + 'exec "$@"', *words)
 
 

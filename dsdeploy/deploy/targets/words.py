@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dsdeploy.deploy.launch import (
     Joined,
     Launch,
+    Named,
     Node,
     Part,
+    Peer,
     Process,
+    RankTimes,
     Secret,
     Symbol,
     Word,
@@ -20,10 +23,7 @@ from dsdeploy.deploy.launch import (
 MARK = "Made by dsdeploy. Changes are lost when it is made again."
 WORKING_FOLDER = "/dsdeploy"
 """In a container."""
-ASKED_FOR = {
-    Symbol.HEAD: ("DSDEPLOY_HEAD", "Set DSDEPLOY_HEAD to the address of the first node."),
-    Symbol.HERE: ("DSDEPLOY_HERE", "Set DSDEPLOY_HERE to the address of this node."),
-}
+_WHOSE = {Symbol.HEAD: "the first node", Symbol.HERE: "this node"}
 
 
 def part_name(text: str) -> str:
@@ -33,9 +33,35 @@ def part_name(text: str) -> str:
 
 
 def launch_name(launch: Launch) -> str:
-    name = part_name(launch.name)
-    # Kubernetes' names of services begin with a letter.
+    return service_name(launch.name)
+
+
+def service_name(text: str) -> str:
+    """Kubernetes' names of services begin with a letter."""
+    name = part_name(text)
     return name if name[:1].isalpha() else f"model-{name}".rstrip("-")
+
+
+def api_name(launch: str) -> str:
+    """Of the Service of Kubernetes; a LeaderWorkerSet makes one of its own by the launch's name."""
+    return f"{service_name(launch)}-api"
+
+
+def script_name(named: Symbol | Peer) -> str:
+    """Of the variable that a script keeps it in."""
+    if isinstance(named, Symbol):
+        return f"dsdeploy_{named.name.lower()}"
+    return "dsdeploy_" + service_name(named.launch).replace("-", "_")
+
+
+def asked_for(named: Symbol | Peer) -> str:
+    """bash's and compose's way to read an address from the environment, or say what is missing."""
+    name = script_name(named).upper()
+    if isinstance(named, Peer):
+        whose = f"the first node of {service_name(named.launch)}"
+    else:
+        whose = _WHOSE[named]
+    return f"${{{name}:?Set {name} to the address of {whose}.}}"
 
 
 def numbered(stem: str, suffix: str, rank: int, launch: Launch) -> str:
@@ -54,10 +80,21 @@ def comment(header: Iterable[str]) -> str:
     return "".join(f"# {line}".rstrip() + "\n" for line in shown)
 
 
-def spell(word: Word, literal: Callable[[str], str], symbols: Mapping[Symbol, str]) -> str:
+def spell(word: Word, literal: Callable[[str], str], named: Callable[[Named], str]) -> str:
     return "".join(
-        symbols[part] if isinstance(part, Symbol) else literal(part) for part in parts_of(word)
+        literal(part) if isinstance(part, str) else named(part) for part in parts_of(word)
     )
+
+
+def known(symbols: Mapping[Symbol, str], peer: Callable[[Peer], str]) -> Callable[[Named], str]:
+    """How `spell` names what it finds where a node's number is already a number."""
+
+    def name(part: Named) -> str:
+        if isinstance(part, RankTimes):
+            return str(part.factor * int(symbols[Symbol.RANK]))
+        return peer(part) if isinstance(part, Peer) else symbols[part]
+
+    return name
 
 
 def joined(*words: Word) -> Joined:
@@ -71,11 +108,23 @@ def words_of(process: Process) -> list[Word]:
 
 def symbols_in(launch: Launch, rank: int) -> set[Symbol]:
     """That the words of this node use."""
+    named = (
+        Symbol.RANK if isinstance(part, RankTimes) else part for part in _parts_in(launch, rank)
+    )
+    return {part for part in named if isinstance(part, Symbol)}
+
+
+def peers_in(launch: Launch, rank: int) -> list[Peer]:
+    """Likewise, each once, by their names."""
+    found = {part for part in _parts_in(launch, rank) if isinstance(part, Peer)}
+    return sorted(found, key=lambda peer: peer.launch)
+
+
+def _parts_in(launch: Launch, rank: int) -> list[Part]:
     words = [word for process in launch.nodes[rank].processes for word in words_of(process)]
     if rank == 0:
         words += [word for command in launch.prepare for word in command]
-    parts: list[Part] = [part for word in words for part in parts_of(word)]
-    return {part for part in parts if isinstance(part, Symbol)}
+    return [part for word in words for part in parts_of(word)]
 
 
 def secrets_of(process: Process) -> dict[str, Secret]:

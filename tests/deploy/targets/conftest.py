@@ -12,6 +12,7 @@ from dsdeploy.deploy.launch import (
     Launch,
     Mount,
     Node,
+    Peer,
     Port,
     Probe,
     Probes,
@@ -83,6 +84,14 @@ def huawei():
     return launch(node(server(), kind="huawei"), container=container)
 
 
+def of_a_group():
+    """It asks another launch, and is asked by others alone."""
+    url = Joined(("http://", Peer("v3-prefill-0"), ":8000"))
+    asking = server(argv=("router", "--prefill", url), environment={"OWN": Symbol.HERE})
+    made = launch(node(asking))
+    return dataclasses.replace(made, name="v3-decode-0", group="v3", public=False)
+
+
 def ranks(nodes=1, kind="nvidia"):
     process = server(argv=("trtllm-llmapi-launch", "trtllm-serve", "/models/v3"), copies=8)
     return launch(*[node(process, kind=kind)] * nodes, launcher="mpi")
@@ -93,6 +102,7 @@ LAUNCHES = {
     "without-files": launch(node(server(files=(), environment={}))),
     "several-processes": several_processes(),
     "two-nodes": two_nodes(),
+    "of-a-group": of_a_group(),
     "amd": amd(),
     "huawei": huawei(),
     "ranks": ranks(),
@@ -102,7 +112,8 @@ ADDRESSES = {1: ("10.0.0.1",), 2: ("10.0.0.1", "10.0.0.2")}
 
 
 def place_for(launch, **changes):
-    return Place(addresses=ADDRESSES[len(launch.nodes)], **changes)
+    peers = {"v3-prefill-0": "10.0.0.7"} if launch.group else {}
+    return Place(addresses=ADDRESSES[len(launch.nodes)], peers=peers, **changes)
 
 
 @pytest.fixture(params=LAUNCHES.values(), ids=LAUNCHES)

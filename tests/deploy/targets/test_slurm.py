@@ -2,10 +2,6 @@
 
 import dataclasses
 import json
-import os
-import shutil
-import socket
-import subprocess
 import sys
 from ctypes.util import find_library
 from pathlib import Path
@@ -15,91 +11,33 @@ import pytest
 from dsdeploy.deploy.launch import Devices, File, Mount, Node, Secret, Symbol
 from dsdeploy.errors import UsageError
 
+from ...ports import free_port
 from .conftest import launch, node, place_for, ranks, rendered, server
 from .hostile import strings
 
 ENGINE = str(Path(__file__).with_name("engine.py"))
 DUMP = str(Path(__file__).with_name("dump.py"))
-NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "munge", "unshare", "runuser")
-HOST = socket.gethostname().partition(".")[0]
-
-# In a mount namespace, so that munge's socket and the daemons' files are seen by none but these.
-START = """
-mount -t tmpfs none /run
-mkdir /run/munge
-chown munge: /run/munge
-runuser -u munge -- munged --socket=/run/munge/test --pid-file=/run/munge/pid \\
-    --log-file=/run/munge/log --seed-file=/run/munge/seed --foreground 2>/dev/null &
-until munge -n -S /run/munge/test; do sleep 0.1; done >/dev/null 2>&1
-slurmctld -D >controller.log 2>&1 &
-slurmd -D -N one >one.log 2>&1 &
-slurmd -D -N two >two.log 2>&1 &
-trap 'kill $(jobs -p); wait' EXIT
-until [ "$(sinfo -h -t idle -o %D)" = 2 ]; do sleep 0.2; done
+JOB = """
 job=$(sbatch --parsable job.sbatch) || exit
 until scontrol show job "$job" | grep -Eq 'JobState=(COMPLETED|FAILED|CANCELLED|NODE_FAIL)'; do
     sleep 0.1
 done
 exit "$(scontrol show job "$job" | sed -n 's/.*ExitCode=\\([0-9]*\\):.*/\\1/p')"
 """
-SETTINGS = """
-ClusterName=test
-SlurmctldHost={host}(127.0.0.1)
-SlurmUser=root
-AuthInfo=socket=/run/munge/test
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SelectType=select/linear
-SlurmdParameters=config_overrides
-AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/%n
-SlurmctldPidFile={folder}/controller.pid
-SlurmdPidFile={folder}/%n.pid
-SlurmctldPort={ports[0]}
-NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4
-NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4
-PartitionName=all Nodes=one,two Default=YES State=UP
-"""
 
 
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+@pytest.fixture
+def submit(slurm, tmp_path):
+    """`submit(launch, **place)`: its exit status, and what it printed."""
 
+    def run(made, **place):
+        script = rendered(made, "slurm", place_for(made, **place))["job.sbatch"]
+        (tmp_path / "job.sbatch").write_text(script)
+        done = slurm(JOB, tmp_path, {"API_KEY": "s'e\"c $HOME"})
+        logs = "".join(path.read_text() for path in tmp_path.glob("*-*.log"))
+        return done.returncode, done.stderr + logs
 
-def submit(tmp_path, made, **place):
-    """Its exit status, and what it printed."""
-    (tmp_path / "job.sbatch").write_text(
-        rendered(made, "slurm", place_for(made, **place))["job.sbatch"]
-    )
-    (tmp_path / "state").mkdir()
-    settings = SETTINGS.format(host=HOST, folder=tmp_path, ports=free_ports(3))
-    (tmp_path / "slurm.conf").write_text(settings)
-    command = ["unshare", "-m", "bash", "-c", START]
-    variables = {"SLURM_CONF": str(tmp_path / "slurm.conf"), "API_KEY": "s'e\"c $HOME"}
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={"PATH": f"/usr/sbin:{os.environ['PATH']}"} | variables,
-        capture_output=True,
-        timeout=60,
-    )
-    logs = "".join(path.read_text() for path in tmp_path.glob("*-*.log"))
-    return done.returncode, done.stderr.decode() + logs
-
-
-@pytest.fixture(autouse=True)
-def real_slurm(request):
-    if "tmp_path" not in request.fixturenames:
-        return
-    missing = [name for name in NEEDED if not shutil.which(name, path="/usr/sbin:/usr/bin:/bin")]
-    if missing or os.geteuid() != 0:
-        pytest.skip(f"no {', '.join(missing) or 'right to start Slurm'}")
+    return run
 
 
 def on_nodes(made_nodes, process, follower=None):
@@ -109,8 +47,8 @@ def on_nodes(made_nodes, process, follower=None):
     return launch(on(process), *[on(follower or process)] * (made_nodes - 1))
 
 
-def test_a_job_of_two_nodes_runs_to_its_end(tmp_path):
-    port, out = str(free_ports(1)[0]), str(tmp_path / "out")
+def test_a_job_of_two_nodes_runs_to_its_end(submit, tmp_path):
+    port, out = str(free_port()), str(tmp_path / "out")
     words = strings(300, 6)
     values = {f"V{n}": text for n, text in enumerate(strings(150, 7))}
     process = server(
@@ -121,7 +59,7 @@ def test_a_job_of_two_nodes_runs_to_its_end(tmp_path):
     made = on_nodes(2, process, dataclasses.replace(process, argv=(*process.argv, "--headless")))
     table = tmp_path / "table"
     made = dataclasses.replace(made, prepare=(("cp", "a $file", str(table)),))
-    status, log = submit(tmp_path, made)
+    status, log = submit(made)
     assert status == 0, log
     assert table.read_text() == "it's $HOME\n"
     for rank, name, more in ((0, "one", []), (1, "two", ["--headless"])):
@@ -135,7 +73,7 @@ def test_a_job_of_two_nodes_runs_to_its_end(tmp_path):
 
 
 @pytest.mark.skipif(not find_library("pmix"), reason="libpmix2 is not installed")
-def test_ranks_of_mpi_are_tasks(tmp_path):
+def test_ranks_of_mpi_are_tasks(submit, tmp_path):
     """Of one node: two nodes on one machine would share the folder of PMIx."""
     script = 'echo "$SLURM_PROCID of $SLURM_NTASKS" >"$1-$SLURM_PROCID"; cat f >>"$1-$SLURM_PROCID"'
     process = server(
@@ -144,7 +82,7 @@ def test_ranks_of_mpi_are_tasks(tmp_path):
         copies=3,
     )
     made = dataclasses.replace(on_nodes(1, process), launcher="mpi")
-    status, log = submit(tmp_path, made)
+    status, log = submit(made)
     assert status == 0, log
     found = [(tmp_path / f"out-{rank}").read_text() for rank in range(3)]
     assert found == [f"{rank} of 3\nhere\n" for rank in range(3)]
@@ -156,9 +94,9 @@ def test_ranks_on_several_nodes():
     assert "--ntasks=16 \\\n        --ntasks-per-node=8 \\\n        --mpi=pmix \\\n" in job
 
 
-def test_a_process_that_fails_fails_the_job(tmp_path):
+def test_a_process_that_fails_fails_the_job(submit, tmp_path):
     fails = server(argv=("sh", "-c", "exit 7"))
-    status, _ = submit(tmp_path, on_nodes(2, server(argv=("sleep", "1000")), fails))
+    status, _ = submit(on_nodes(2, server(argv=("sleep", "1000")), fails))
     assert status != 0
 
 

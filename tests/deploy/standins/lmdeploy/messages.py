@@ -1,0 +1,7 @@
+from dataclasses import dataclass
+
+
+@dataclass
+class SpeculativeConfig:
+    method: str
+    num_speculative_tokens: int
