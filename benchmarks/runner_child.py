@@ -104,7 +104,7 @@ def load(folder: Path, dtype: str) -> dict[str, Any]:
 
     checkpoint = open_checkpoint(folder)
     size = sum(shard.size for shard in checkpoint.shards)
-    files = [shard.path for shard in checkpoint.shards]
+    files = [shard.data.path for shard in checkpoint.shards]
     ours, plain = [], []
     for _ in range(RUNS + 1):
         begun = time.perf_counter()

@@ -27,8 +27,8 @@ _OPTIONS = (
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
     click.option(
         "--kernels",
-        type=click.Choice(["compiled", "plain"]),
-        help="Default: compiled on a CPU; plain is torch alone, slow there.",
+        type=click.Choice(["compiled", "triton", "plain"]),
+        help="Default: compiled on a CPU, triton on a GPU; plain is torch alone, slow.",
     ),
     click.option("--threads", type=click.IntRange(1), help="Default: the processor's cores."),
     click.option(
@@ -77,7 +77,7 @@ def runner_options(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **arguments: Any) -> None:
-        _demand_installed()
+        demand_installed("torch", "tokenizers", "starlette", "uvicorn", "prometheus_client")
         from dsdeploy.runner.start import Settings
 
         chosen = {name: arguments.pop(name) for name in _NAMES}
@@ -105,10 +105,10 @@ _NAMES = (
 )
 
 
-def _demand_installed() -> None:
+def demand_installed(*names: str) -> None:
     from importlib.util import find_spec
 
-    for name in ("torch", "tokenizers", "starlette", "uvicorn", "pydantic", "prometheus_client"):
+    for name in names:
         if find_spec(name) is None:
             raise UsageError(
                 f"The native runner needs {name}, which is not installed.",

@@ -15,22 +15,21 @@ import torch
 from torch import Tensor
 
 from dsdeploy.runner.cache import LatentCache
-from dsdeploy.runner.ops import HeadShape, Ops, Weight
+from dsdeploy.runner.ops import Activation, HeadShape, LatentNorms, Ops, Weight
 from dsdeploy.runner.parallel import Group
 from dsdeploy.runner.rope import Turn
-from dsdeploy.runner.step import Step
+from dsdeploy.runner.step import StepInputs
 
 
 @dataclass(frozen=True)
 class AttentionWeights:
-    q_a: Weight | None
-    """[A, D]; None where the query is one matrix, which then is `q_b`."""
-    q_a_norm: Tensor | None
-    q_b: Weight
+    q_a: Weight
+    """[A, D]; [H x Q, D] where queries are not compressed."""
+    q_b: Weight | None
     """[H x Q, A]"""
     kv_a: Weight
     """[L + R, D]"""
-    kv_a_norm: Tensor
+    norms: LatentNorms
     kv_b: Weight
     """[H x (N + V), L], never FP8: the absorbed form multiplies by it from both sides."""
     o: Weight
@@ -43,39 +42,34 @@ class Attention:
     """Its place in the cache."""
     weights: AttentionWeights
     shape: HeadShape
-    epsilon: float
     ops: Ops
     group: Group
 
-    def __call__(self, x_TD: Tensor, step: Step, cache: LatentCache, turn: Turn) -> Tensor:
-        q_THQ = self._queries(x_TD, turn)
-        cache.write(self.layer, step.slots, self._latents(x_TD, turn))
-        out = torch.empty(len(x_TD), self.shape.heads * self.shape.value, device=x_TD.device)
-        rows_RL = cache.rows[self.layer]
+    def __call__(self, x: Activation, step: StepInputs, cache: LatentCache, turn: Turn) -> Tensor:
+        w, rows_RL = self.weights, cache.rows[self.layer]
+        row_TX = self.ops.linear(x, w.q_a, w.kv_a)
+        compressed = self.ops.norm_compressed(row_TX, w.norms, turn, rows_RL, step.slots)
+        if w.q_b is None or compressed is None:
+            q_TX = row_TX[:, : w.q_a.values.shape[0]]
+        else:
+            q_TX = self.ops.linear(compressed, w.q_b)
+        q_THQ = q_TX.unflatten(-1, (self.shape.heads, -1))
+        attended = self._attend(q_THQ, step, rows_RL, turn)
+        return self.group.sum(self.ops.linear(attended, w.o))
+
+    def _attend(self, q_THQ: Tensor, step: StepInputs, rows_RL: Tensor, turn: Turn) -> Activation:
+        kv_b, shape = self.weights.kv_b, self.shape
+        if step.queries is not None and not step.prompts:
+            return self.ops.attend_absorbed(q_THQ, turn, step.queries, rows_RL, kv_b, shape)
+        out = torch.empty(len(q_THQ), shape.heads * shape.value, device=q_THQ.device)
         for begin, span in step.prompts:
             part = slice(begin, begin + span.count)
             out[part] = self.ops.attend_naive(
-                q_THQ[part], span, rows_RL, self.weights.kv_b, self.shape
-            )
+                q_THQ[part], turn.of(part), span, rows_RL, kv_b, shape
+            ).values_TK
         if step.queries is not None:
-            out[step.generated] = self.ops.attend_absorbed(
-                q_THQ[step.generated], step.queries, rows_RL, self.weights.kv_b, self.shape
-            )
-        return self.group.sum(self.ops.linear(out, self.weights.o))
-
-    def _queries(self, x_TD: Tensor, turn: Turn) -> Tensor:
-        w = self.weights
-        if w.q_a is not None and w.q_a_norm is not None:
-            x_TD = self.ops.rms_norm(self.ops.linear(x_TD, w.q_a), w.q_a_norm, self.epsilon)
-        q_THQ = self.ops.linear(x_TD, w.q_b).view(len(x_TD), self.shape.heads, -1)
-        rotary_THR = q_THQ[..., self.shape.no_position :]
-        rotary_THR.copy_(turn.rotate(rotary_THR))
-        return q_THQ
-
-    def _latents(self, x_TD: Tensor, turn: Turn) -> Tensor:
-        """What the cache keeps of each token: the normed latent, and the rotated key that all
-        heads share."""
-        row = self.ops.linear(x_TD, self.weights.kv_a)
-        latent_TL, rotary_TR = row.split([self.shape.latent, self.shape.rotary], -1)
-        normed_TL = self.ops.rms_norm(latent_TL.contiguous(), self.weights.kv_a_norm, self.epsilon)
-        return torch.cat([normed_TL, turn.rotate(rotary_TR)], -1)
+            part_T = step.generated
+            out[part_T] = self.ops.attend_absorbed(
+                q_THQ[part_T], turn.of(part_T), step.queries, rows_RL, kv_b, shape
+            ).values_TK
+        return Activation(out)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dsdeploy.runner.pages import PAGE_TOKENS
 
@@ -22,7 +21,7 @@ class LatentCache:
         # Zeros, since the MTP layer leaves out the rows of requests that have ended; numpy's take
         # no memory until they are written.
         shape = (layers, pages * PAGE_TOKENS, width * dtype.itemsize)
-        self.rows = torch.from_numpy(np.zeros(shape, np.uint8)).view(dtype).to(device)
-
-    def write(self, layer: int, slots_T: Tensor, values_TL: Tensor) -> None:
-        self.rows[layer].index_copy_(0, slots_T, values_TL.to(self.rows.dtype))
+        if device.type == "cpu":
+            self.rows = torch.from_numpy(np.zeros(shape, np.uint8)).view(dtype)
+        else:
+            self.rows = torch.zeros(shape, dtype=torch.uint8, device=device).view(dtype)

@@ -14,13 +14,18 @@ from torch import Tensor
 
 from dsdeploy.runner.kernels import attend, experts, matmul, rowwise
 from dsdeploy.runner.ops import (
+    Activation,
     DecodingQueries,
     FeedForwardWeights,
     HeadShape,
+    LatentNorms,
     Routing,
     Weight,
     flat,
+    joined,
 )
+from dsdeploy.runner.plain import norm_compressed, with_shared
+from dsdeploy.runner.rope import Turn
 from dsdeploy.runner.step import Span
 
 _U = np.uintp
@@ -28,6 +33,8 @@ _U = np.uintp
 
 class CompiledOps:
     name = "compiled"
+    joins_shared = False
+    recordable = False
 
     def __init__(self, powers_of_two: bool) -> None:
         self._powers_of_two = powers_of_two
@@ -36,18 +43,25 @@ class CompiledOps:
     def begin(self) -> None:
         numba.set_num_threads(self._threads)  # which numba keeps for each thread
 
-    def rms_norm(self, x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
-        out = torch.empty(x_TD.shape)
-        rows, width = x_TD.shape
-        rowwise.rms_norm(flat(x_TD), flat(weight_D), epsilon, _U(rows), _U(width), flat(out))
-        return out
+    def rms_norm(
+        self, x_TD: Tensor, weight_D: Tensor, epsilon: float, added_TD: Tensor | None = None
+    ) -> Activation:
+        if added_TD is not None:
+            x_TD += added_TD
+        return Activation(_rms_norm(x_TD, weight_D, epsilon))
 
-    def linear(self, x_TK: Tensor, weight: Weight) -> Tensor:
-        x_TK = self._input(x_TK, weight)
-        rows, (n, k) = x_TK.shape[0], weight.values.shape
-        out = torch.empty(rows, n)
-        matmul.linear(flat(x_TK), *weight.arrays, flat(out), _U(rows), _U(n), _U(k))
-        return out
+    def norm_compressed(
+        self, row_TX: Tensor, norms: LatentNorms, turn: Turn, rows_RL: Tensor, slots_T: Tensor
+    ) -> Activation | None:
+        return norm_compressed(_rms_norm, row_TX, norms, turn, rows_RL, slots_T)
+
+    def linear(self, x: Activation, *weights: Weight) -> Tensor:
+        x_TK, parts = self._input(x.values_TK, weights[0]), []
+        for weight in weights:
+            rows, (n, k) = len(x_TK), weight.values.shape
+            parts.append(torch.empty(rows, n))
+            matmul.linear(flat(x_TK), *weight.arrays, flat(parts[-1]), _U(rows), _U(n), _U(k))
+        return joined(parts)
 
     def _input(self, x_TK: Tensor, weight: Weight) -> Tensor:
         if not weight.fp8:
@@ -57,7 +71,10 @@ class CompiledOps:
         rowwise.round_to_fp8(flat(x_TK), _U(rows), _U(width), self._powers_of_two, flat(out))
         return out
 
-    def route(self, logits_TE: Tensor, bias_E: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+    def route(
+        self, x: Activation, gate: Weight, bias_E: Tensor, routing: Routing
+    ) -> tuple[Tensor, Tensor]:
+        logits_TE = self.linear(x, gate)
         shape = (len(logits_TE), routing.experts_per_token)
         chosen, weights = torch.empty(shape, dtype=torch.int64), torch.empty(shape)
         rowwise.route(
@@ -70,13 +87,18 @@ class CompiledOps:
             chosen.numpy(),
             weights.numpy(),
         )
-        return chosen, weights
+        return with_shared(chosen, weights, len(bias_E), routing.shared)
+
+    def dense(self, x: Activation, weights: FeedForwardWeights) -> Tensor:
+        y_TCD = torch.empty(len(x), 1, x.values_TK.shape[1])
+        self.feed_forward(x, torch.zeros(len(x), 1, dtype=torch.int64), weights, y_TCD)
+        return y_TCD[:, 0]
 
     def feed_forward(
-        self, x_TD: Tensor, slots_TC: Tensor, weights: FeedForwardWeights, y_TCD: Tensor
+        self, x: Activation, slots_TC: Tensor, weights: FeedForwardWeights, y_TCD: Tensor
     ) -> None:
         slots, f, d = weights.gate.values.shape
-        x_TD = self._input(x_TD, weights.gate)
+        x_TD = self._input(x.values_TK, weights.gate)
         experts.feed_forward(
             flat(x_TD),
             flat(slots_TC),
@@ -98,8 +120,10 @@ class CompiledOps:
         return out
 
     def attend_naive(
-        self, q_THQ: Tensor, span: Span, rows_RL: Tensor, kv_b: Weight, shape: HeadShape
-    ) -> Tensor:
+        self, q_THQ: Tensor, turn: Turn, span: Span, rows_RL: Tensor, kv_b: Weight,
+        shape: HeadShape,
+    ) -> Activation:  # fmt: skip
+        turn.rotate_queries(q_THQ)
         out = torch.empty(span.count, shape.heads * shape.value)
         attend.naive(
             flat(q_THQ),
@@ -111,12 +135,13 @@ class CompiledOps:
             *_dimensions(shape),
             flat(out),
         )
-        return out
+        return Activation(out)
 
     def attend_absorbed(
-        self, q_BHQ: Tensor, queries: DecodingQueries, rows_RL: Tensor, kv_b: Weight,
+        self, q_BHQ: Tensor, turn: Turn, queries: DecodingQueries, rows_RL: Tensor, kv_b: Weight,
         shape: HeadShape,
-    ) -> Tensor:  # fmt: skip
+    ) -> Activation:  # fmt: skip
+        turn.rotate_queries(q_BHQ)
         out = torch.empty(len(q_BHQ), shape.heads * shape.value)
         attend.absorbed(
             flat(q_BHQ),
@@ -129,7 +154,14 @@ class CompiledOps:
             _U(self._threads),
             flat(out),
         )
-        return out
+        return Activation(out)
+
+
+def _rms_norm(x_TD: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+    out = torch.empty(x_TD.shape)
+    rows, width = x_TD.shape
+    rowwise.rms_norm(flat(x_TD), flat(weight_D), epsilon, _U(rows), _U(width), flat(out))
+    return out
 
 
 def _dimensions(shape: HeadShape) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from dsdeploy.runner.executor import Executor, Forward
+from dsdeploy.runner.logits import Logits, Wish
 from dsdeploy.runner.pages import PagePool
 from dsdeploy.runner.request import Output, Request, TokenLogprob
 from dsdeploy.runner.sampling import Floats, choose, logprob_of
@@ -87,9 +88,10 @@ class Engine:
         wanted = [row for part in work for row in part.wanted]
         step = Step(tokens, tuple(part.span for part in work))
         logits = self.executor.run(Forward(step, torch.tensor(wanted, dtype=torch.int64)))
-        rows = iter(logits.numpy())
-        for part in work:
-            self._deliver(part, rows)
+        rows = _rows_of(work)
+        logits.prepare(wish for part, first in rows for wish in self._wishes(part, first))
+        for part, first in rows:
+            self._deliver(part, logits, first)
         if self.options.drafts:
             going_on = [part for part in work if not part.sequence.finished]
             self.counters.drafted_tokens += propose(self.executor, going_on, self.options.drafts)
@@ -159,12 +161,21 @@ class Engine:
 
     # What a step has brought.
 
-    def _deliver(self, part: Work, rows: Iterator[Floats]) -> None:
+    @staticmethod
+    def _wishes(part: Work, first: int) -> Iterator[Wish]:
+        """The tokens that can be chosen before any is known: all, if the drafts are right."""
+        sampling, said = part.sequence.request.sampling, len(part.sequence.output)
+        for index in range(part.answers if sampling.max_tokens else 0):
+            if said + index >= sampling.min_tokens:
+                yield Wish(first + len(part.scored) + index, sampling, said + index)
+
+    def _deliver(self, part: Work, logits: Logits, first: int) -> None:
+        """`first`: the row of the part's first logits."""
         sequence, span = part.sequence, part.span
-        for position in part.scored:
+        for row, position in enumerate(part.scored, first):
             token = sequence.tokens[position + 1]
             top = sequence.request.sampling.prompt_logprobs or 0
-            sequence.prompt_logprobs.append(logprob_of(next(rows), token, top))
+            sequence.prompt_logprobs.append(logprob_of(logits[row], token, top))
         if span.prompt:
             self.counters.prompt_tokens += span.count
             if span.past + span.count == sequence.prompt_length:
@@ -172,14 +183,15 @@ class Engine:
         if not part.answers:
             sequence.cached = span.past + span.count
         else:
-            self._extend(sequence, [next(rows) for _ in range(part.answers)])
+            begin = first + len(part.scored)
+            self._extend(sequence, logits, range(begin, begin + part.answers))
 
-    def _extend(self, sequence: Sequence, rows: list[Floats]) -> None:
+    def _extend(self, sequence: Sequence, logits: Logits, rows: range) -> None:
         """Append the token that each row chooses, and tell whoever asked."""
         before = len(sequence.tokens)
         text, logprobs, reason = "", list[TokenLogprob](), None
         if sequence.request.sampling.max_tokens:
-            text, logprobs, reason = self._choose(sequence, rows)
+            text, logprobs, reason = self._choose(sequence, logits, rows)
         else:  # nothing but the prompt's log-probabilities was wanted
             sequence.cached, reason = before, "length"
         output = Output(
@@ -200,21 +212,24 @@ class Engine:
             sequence.request.emit(output)
 
     def _choose(
-        self, sequence: Sequence, rows: list[Floats]
+        self, sequence: Sequence, logits: Logits, rows: range
     ) -> tuple[str, list[TokenLogprob], str | None]:
         """A token for each row, as long as the drafts foretold it: (text, log-probabilities, why
         it ends)."""
         drafts, sequence.drafts = sequence.drafts, []
         sampling, prompt = sequence.request.sampling, sequence.request.prompt
         text, logprobs, reason = "", list[TokenLogprob](), None
-        for index, logits in enumerate(rows):
-            may_end = len(sequence.output) >= sampling.min_tokens
-            allowed = logits if may_end else self._without_ends(sequence, logits)
-            token = choose(allowed, sampling, prompt, sequence.output)
+        for index, row in enumerate(rows):
+            output = sequence.output
+            may_end = len(output) >= sampling.min_tokens
+            if may_end:
+                token = logits.choose(Wish(row, sampling, len(output)), prompt, output)
+            else:
+                token = choose(self._without_ends(sequence, logits[row]), sampling, prompt, output)
             sequence.cached = len(sequence.tokens)
             sequence.tokens.append(token)
             if sampling.logprobs is not None:
-                logprobs.append(logprob_of(logits, token, sampling.logprobs))
+                logprobs.append(logprob_of(logits[row], token, sampling.logprobs))
             ended = self._ends(sequence, token)
             text += "" if ended else sequence.text.add(token, may_end)
             reason = self._reason(sequence, ended)
@@ -252,3 +267,12 @@ class Engine:
         else:
             self.waiting.remove(sequence)
         sequence.request.emit(output)
+
+
+def _rows_of(work: list[Work]) -> list[tuple[Work, int]]:
+    """Each part with the row of its first logits."""
+    found, first = [], 0
+    for part in work:
+        found.append((part, first))
+        first += len(part.wanted)
+    return found

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dsdeploy.runner.graphs import DecodingGraphs, Recording
+from dsdeploy.runner.logits import Logits
 from dsdeploy.runner.model import Model
 from dsdeploy.runner.parallel import leave
 from dsdeploy.runner.step import Step
@@ -48,17 +50,23 @@ Command = Forward | Draft | DraftAgain
 class Executor:
     """The model with its cache. Rank 0's engine calls `run`; the other ranks `follow`."""
 
-    def __init__(self, model: Model, pages: int) -> None:
+    def __init__(
+        self, model: Model, pages: int, choose_ahead: bool | None = None,
+        recording: Recording | None = None,
+    ) -> None:  # fmt: skip
+        """`choose_ahead`: see `Logits`; None: on a GPU."""
         self.model, self.pages = model, pages
-        self._cache = model.new_cache(pages)
+        on_gpu = model.device.type != "cpu"
+        self._choose_ahead = on_gpu if choose_ahead is None else choose_ahead
+        self._cache = model.new_cache(pages + (recording is not None))
+        self._graphs = recording and DecodingGraphs(model, self._cache, recording)
         self._hidden_TD = torch.empty(0)
         self._drafted_ND = torch.empty(0)
 
-    def run(self, command: Command) -> Tensor:
-        """[N, W] logits, on the CPU"""
-        command = replace(command, step=command.step.to(self.model.device))
+    def run(self, command: Command) -> Logits:
+        """Of the wanted rows."""
         self.model.group.broadcast(command)
-        return self._execute(command).cpu()
+        return Logits(self._execute(command), self._choose_ahead)
 
     def close(self) -> None:
         """Let the other ranks go."""
@@ -72,6 +80,12 @@ class Executor:
             self._execute(command)
 
     def _execute(self, command: Command) -> Tensor:
+        if self._graphs and isinstance(command, Forward):
+            results = self._graphs.take(command.step)
+            if results is not None:
+                self._hidden_TD, logits_TW = results
+                return logits_TW[command.wanted]
+        command = replace(command, step=command.step.to(self.model.device))
         if isinstance(command, Forward):
             self._hidden_TD = self.model.hidden(command.step, self._cache)
             return self.model.logits(self._hidden_TD[command.wanted])

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dsdeploy.runner.ops import FeedForwardWeights, Ops, Routing, Weight
+from dsdeploy.runner.ops import Activation, FeedForwardWeights, Ops, Routing, Weight
 from dsdeploy.runner.parallel import Group
 
 
@@ -32,12 +32,16 @@ class ResidentExperts:
     """All of this rank's experts, in memory."""
 
     weights: FeedForwardWeights
-    first: int
+    first: int | None
+    """Of this rank; None where all are here."""
 
     def prefetch(self, experts_TC: Tensor) -> None:
         pass
 
     def waves(self, experts_TC: Tensor) -> Iterator[tuple[Tensor, FeedForwardWeights]]:
+        if self.first is None:
+            yield experts_TC, self.weights
+            return
         slots_TC = experts_TC - self.first
         others = (slots_TC < 0) | (slots_TC >= len(self.weights.gate.values))
         yield slots_TC.masked_fill(others, -1), self.weights
@@ -51,15 +55,12 @@ class FeedForward:
     ops: Ops
     group: Group
 
-    def __call__(self, x_TD: Tensor) -> Tensor:
-        return self.group.sum(self.partial(x_TD))
+    def __call__(self, x: Activation) -> Tensor:
+        return self.group.sum(self.partial(x))
 
-    def partial(self, x_TD: Tensor) -> Tensor:
+    def partial(self, x: Activation) -> Tensor:
         """This rank's part of the sum."""
-        y_TCD = torch.empty(len(x_TD), 1, x_TD.shape[1], device=x_TD.device)
-        slots_TC = torch.zeros(len(x_TD), 1, dtype=torch.int64, device=x_TD.device)
-        self.ops.feed_forward(x_TD, slots_TC, self.weights, y_TCD)
-        return y_TCD[:, 0]
+        return self.ops.dense(x, self.weights)
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,21 @@ class Mixture:
     routing: Routing
     experts: ExpertStore
     shared: FeedForward | None
+    """None where there are none, or `routing` has them among the others."""
     ops: Ops
     group: Group
 
-    def __call__(self, x_TD: Tensor) -> Tensor:
-        logits_TE = self.ops.linear(x_TD, self.gate)
-        experts_TC, weights_TC = self.ops.route(logits_TE, self.bias, self.routing)
+    def __call__(self, x: Activation) -> Tensor:
+        experts_TC, weights_TC = self.ops.route(x, self.gate, self.bias, self.routing)
         self.experts.prefetch(experts_TC)
-        shared_TD = None if self.shared is None else self.shared.partial(x_TD)
-        y_TCD = torch.zeros(*experts_TC.shape, x_TD.shape[1], device=x_TD.device)
+        shared_TD = None if self.shared is None else self.shared.partial(x)
+        y_TCD = self._pairs(x, experts_TC)
         for slots_TC, weights in self.experts.waves(experts_TC):
-            self.ops.feed_forward(x_TD, slots_TC, weights, y_TCD)
+            self.ops.feed_forward(x, slots_TC, weights, y_TCD)
         out_TD = self.ops.combine(y_TCD, weights_TC)
         return self.group.sum(out_TD if shared_TD is None else out_TD + shared_TD)
+
+    def _pairs(self, x: Activation, experts_TC: Tensor) -> Tensor:
+        """Room for each choice's result [T, C, D]; a pair of another rank's stays zero."""
+        make = torch.empty if self.group.size == 1 else torch.zeros
+        return make(*experts_TC.shape, x.values_TK.shape[1], device=experts_TC.device)

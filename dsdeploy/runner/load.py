@@ -17,6 +17,7 @@ from dsdeploy.runner.model import Layer, Model, MtpLayer
 from dsdeploy.runner.ops import (
     FeedForwardWeights,
     HeadShape,
+    LatentNorms,
     Routing,
     Weight,
     choose_ops,
@@ -155,17 +156,19 @@ class Loader:
     def _attention(self, layer: int, cached_as: int) -> Attention:
         compressed = self.config.q_lora_rank is not None
         weights = AttentionWeights(
-            q_a=self._matrix(layer, "q_a_proj") if compressed else None,
-            q_a_norm=self._vector(layer, "q_a_layernorm") if compressed else None,
-            q_b=self._matrix(layer, "q_b_proj" if compressed else "q_proj"),
+            q_a=self._matrix(layer, "q_a_proj" if compressed else "q_proj"),
+            q_b=self._matrix(layer, "q_b_proj") if compressed else None,
             kv_a=self._matrix(layer, "kv_a_proj_with_mqa"),
-            kv_a_norm=self._vector(layer, "kv_a_layernorm"),
+            norms=LatentNorms(
+                query_A=self._vector(layer, "q_a_layernorm") if compressed else None,
+                cache_L=self._vector(layer, "kv_a_layernorm"),
+                epsilon=self.config.rms_norm_eps,
+            ),
             kv_b=self._matrix(layer, "kv_b_proj", self.cache_dtype),
             o=self._matrix(layer, "o_proj"),
         )
         shape = HeadShape.of(self.config, self.group.size)
-        epsilon = self.config.rms_norm_eps
-        return Attention(cached_as, weights, shape, epsilon, self.ops, self.group)
+        return Attention(cached_as, weights, shape, self.ops, self.group)
 
     def _feed_forward(self, layer: int) -> FeedForward:
         gate, up, down = (
@@ -174,7 +177,8 @@ class Loader:
         return FeedForward(FeedForwardWeights(gate, up, down), self.ops, self.group)
 
     def _mixture(self, layer: int) -> Mixture:
-        config = self.config
+        config, joined = self.config, self._joins_shared()
+        separate = config.n_shared_experts and not joined
         return Mixture(
             gate=self._matrix(layer, "gate", torch.float32),
             bias=self._vector(layer, "gate", "bias"),
@@ -184,24 +188,32 @@ class Loader:
                 kept_groups=config.topk_group,
                 normalise=config.norm_topk_prob,
                 factor=config.routed_scaling_factor,
+                shared=int(joined),
             ),
-            experts=self._experts(layer),
-            shared=self._feed_forward(layer) if config.n_shared_experts else None,
+            experts=self._experts(layer, joined),
+            shared=self._feed_forward(layer) if separate else None,
             ops=self.ops,
             group=self.group,
         )
 
-    def _experts(self, layer: int) -> ExpertStore:
+    def _joins_shared(self) -> bool:
+        """Where there is one, whole and of an expert's size."""
+        alone = self.group.size == 1 and self._pool is None
+        return self.ops.joins_shared and alone and self.config.n_shared_experts == 1
+
+    def _experts(self, layer: int, joined: bool) -> ExpertStore:
         count = self.config.n_routed_experts // self.group.size
         first = count * self.group.rank
         if self._pool is not None:
             return self._pool.layer(layer, range(first, first + count))
-        slots = ExpertSlots(self.source, self.dtype, count)
-        for expert in range(first, first + count):
-            slots.read(layer, expert, expert - first)
-            self._advance(slots.nbytes // count, f"layer {layer}")
+        experts = [*range(first, first + count), *([None] if joined else [])]
+        slots = ExpertSlots(self.source, self.dtype, len(experts))
+        for slot, expert in enumerate(experts):
+            slots.read(layer, expert, slot)
+            self._advance(slots.nbytes // len(experts), f"layer {layer}")
         device = self.options.device
-        return ResidentExperts(slots.weights.to(device), first)
+        alone = self.group.size == 1
+        return ResidentExperts(slots.weights.to(device), None if alone else first)
 
     def _expert_pool(self) -> ExpertPool | None:
         if self.options.expert_memory is None or self.config.first_k_dense_replace >= (

@@ -16,10 +16,10 @@ from dsdeploy.model.config import ModelConfig
 from dsdeploy.runner.attention import Attention
 from dsdeploy.runner.cache import LatentCache
 from dsdeploy.runner.experts import FeedForward, Mixture
-from dsdeploy.runner.ops import Ops, Weight
+from dsdeploy.runner.ops import Activation, Ops, Weight
 from dsdeploy.runner.parallel import Group
 from dsdeploy.runner.rope import Rotation, Turn
-from dsdeploy.runner.step import Step
+from dsdeploy.runner.step import StepInputs
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,20 @@ class Layer:
     epsilon: float
     ops: Ops
 
-    def __call__(self, x_TD: Tensor, step: Step, cache: LatentCache, turn: Turn) -> Tensor:
-        normed_TD = self.ops.rms_norm(x_TD, self.attention_norm, self.epsilon)
-        x_TD = x_TD + self.attention(normed_TD, step, cache, turn)
-        normed_TD = self.ops.rms_norm(x_TD, self.feed_forward_norm, self.epsilon)
-        return x_TD + self.feed_forward(normed_TD)
+    def __call__(
+        self,
+        x_TD: Tensor,
+        added_TD: Tensor | None,
+        step: StepInputs,
+        cache: LatentCache,
+        turn: Turn,
+    ) -> Tensor:
+        """What is still to be added to x [T, D], in which `added`, the same of the layer before,
+        has its place afterwards. So an addition and the norm after it are one operation."""
+        normed = self.ops.rms_norm(x_TD, self.attention_norm, self.epsilon, added_TD)
+        attended_TD = self.attention(normed, step, cache, turn)
+        normed = self.ops.rms_norm(x_TD, self.feed_forward_norm, self.epsilon, attended_TD)
+        return self.feed_forward(normed)
 
 
 @dataclass(frozen=True)
@@ -78,21 +87,23 @@ class Model:
         return self.embedding.device
 
     @torch.inference_mode()
-    def hidden(self, step: Step, cache: LatentCache) -> Tensor:
+    def hidden(self, step: StepInputs, cache: LatentCache) -> Tensor:
         """The state of each token after the final norm, [T, D]; fills the cache."""
         self.ops.begin()
         x_TD, turn = self._embed(step.tokens), self.rotation.at(step.positions)
+        added_TD = None
         for layer in self.layers:
-            x_TD = layer(x_TD, step, cache, turn)
-        return self.ops.rms_norm(x_TD, self.final_norm, self.config.rms_norm_eps)
+            added_TD = layer(x_TD, added_TD, step, cache, turn)
+        epsilon = self.config.rms_norm_eps
+        return self.ops.rms_norm(x_TD, self.final_norm, epsilon, added_TD).values_TK
 
     @torch.inference_mode()
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """[N, W] float32"""
-        return self.group.gather(self.ops.linear(hidden_ND, self.head))
+        return self.group.gather(self.ops.linear(Activation(hidden_ND), self.head))
 
     @torch.inference_mode()
-    def draft(self, step: Step, hidden_TD: Tensor, cache: LatentCache) -> Tensor:
+    def draft(self, step: StepInputs, hidden_TD: Tensor, cache: LatentCache) -> Tensor:
         """The MTP layer's state of each token [T, D], after its norm: for `logits`, or for
         another turn. `step.tokens` are the tokens that follow, its positions those of `hidden_TD`.
         """
@@ -104,14 +115,15 @@ class Model:
         embedded_TD = embedded_TD.masked_fill((step.positions == 0)[:, None], 0.0)
         pair = torch.cat(
             [
-                self.ops.rms_norm(embedded_TD, mtp.embedding_norm, epsilon),
-                self.ops.rms_norm(hidden_TD, mtp.hidden_norm, epsilon),
+                self.ops.rms_norm(embedded_TD, mtp.embedding_norm, epsilon).values_TK,
+                self.ops.rms_norm(hidden_TD, mtp.hidden_norm, epsilon).values_TK,
             ],
             -1,
         )
         turn = self.rotation.at(step.positions)
-        x_TD = mtp.layer(self.ops.linear(pair, mtp.projection), step, cache, turn)
-        return self.ops.rms_norm(x_TD, mtp.final_norm, epsilon)
+        x_TD = self.ops.linear(Activation(pair), mtp.projection)
+        added_TD = mtp.layer(x_TD, None, step, cache, turn)
+        return self.ops.rms_norm(x_TD, mtp.final_norm, epsilon, added_TD).values_TK
 
     def _embed(self, tokens_T: Tensor) -> Tensor:
         return F.embedding(tokens_T, self.embedding).float()

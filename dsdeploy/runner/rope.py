@@ -84,3 +84,11 @@ class Turn:
         cos, sin = self.cos_TP.view(shape), self.sin_TP.view(shape)
         even, odd = x_TxR[..., 0::2], x_TxR[..., 1::2]
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
+
+    def rotate_queries(self, q_THQ: Tensor) -> None:
+        """In place: the last R values of each head."""
+        rotary_THR = q_THQ[..., -2 * self.cos_TP.shape[1] :]
+        rotary_THR.copy_(self.rotate(rotary_THR))
+
+    def of(self, tokens: Tensor | slice) -> Turn:
+        return Turn(self.cos_TP[tokens], self.sin_TP[tokens])

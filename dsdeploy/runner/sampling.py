@@ -46,10 +46,9 @@ def adjust(
 ) -> Floats:
     """With bias and penalties: repetition's for tokens of prompt and output, the others' for the
     output alone."""
-    repetition = sampling.repetition_penalty
-    counted = (sampling.presence_penalty, sampling.frequency_penalty) != (0.0, 0.0)
-    if not sampling.logit_bias and repetition == 1 and not counted:
+    if not adjusts(sampling):
         return logits_W
+    repetition, counted = sampling.repetition_penalty, _counts(sampling)
     scores = logits_W.copy()
     if repetition != 1:
         seen = np.unique(np.array([*prompt, *output], np.int64))
@@ -64,12 +63,27 @@ def adjust(
     return scores
 
 
+def adjusts(sampling: Sampling) -> bool:
+    """Whether logits are changed before the choice."""
+    repeats = sampling.repetition_penalty != 1
+    return bool(sampling.logit_bias) or repeats or _counts(sampling)
+
+
+def _counts(sampling: Sampling) -> bool:
+    return (sampling.presence_penalty, sampling.frequency_penalty) != (0.0, 0.0)
+
+
+def filters(sampling: Sampling) -> bool:
+    """Whether some tokens are left out."""
+    return bool(sampling.top_k) or sampling.top_p < 1 or sampling.min_p > 0
+
+
 def _candidates(
     shares: NDArray[np.float64], sampling: Sampling
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.float64]]:
     """(tokens by falling share, shares) after top-k, top-p and min-p; tokens None means all of
     them by number, unsorted."""
-    if not sampling.top_k and sampling.top_p >= 1 and sampling.min_p <= 0:
+    if not filters(sampling):
         return None, shares
     enough = sampling.top_p * shares.sum()
     tokens = _by_share(shares, min(sampling.top_k or _HEAD, len(shares)))

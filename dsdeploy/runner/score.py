@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dsdeploy.runner.cache import LatentCache
 from dsdeploy.runner.load import Loader
+from dsdeploy.runner.ops import Activation
 from dsdeploy.runner.pages import PAGE_TOKENS
 from dsdeploy.runner.rope import Rotation
 from dsdeploy.runner.step import Span, Step
@@ -40,18 +41,20 @@ def score(loader: Loader, prompts: Sequence[Sequence[int]]) -> list[list[float]]
     for number in range(config.num_hidden_layers):
         layer = loader.layer(number, cached_as=0)
         for index, (step, turn) in enumerate(zip(steps, turns, strict=True)):
-            states[index] = layer(states[index], step, cache, turn)
+            state_TD = states[index]
+            state_TD += layer(state_TD, None, step, cache, turn)
     norm, head = loader.final()
     scores = []
     for prompt, state_TD in zip(prompts, states, strict=True):
-        normed_TD = loader.ops.rms_norm(state_TD, norm, config.rms_norm_eps)
+        normed_TD = loader.ops.rms_norm(state_TD, norm, config.rms_norm_eps).values_TK
         targets = torch.tensor(prompt[1:])
         scores.append(
             [
                 value
                 for part in _parts(len(targets))
                 for value in _logprobs(
-                    loader.group.gather(loader.ops.linear(normed_TD[part], head)), targets[part]
+                    loader.group.gather(loader.ops.linear(Activation(normed_TD[part]), head)),
+                    targets[part],
                 )
             ]
         )

@@ -7,10 +7,9 @@ main model chooses each token, from the logits that it would have had without dr
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from dsdeploy.runner.executor import Draft, DraftAgain, Executor
-from dsdeploy.runner.sampling import choose
+from dsdeploy.runner.logits import Logits, Wish
 from dsdeploy.runner.sequence import Sequence, Work
 from dsdeploy.runner.step import Span, Step
 
@@ -53,10 +52,14 @@ def _next_step(drafting: list[Sequence]) -> Step:
     return Step(torch.tensor([s.drafts[-1] for s in drafting]), tuple(spans))
 
 
-def _take(drafting: list[Sequence], logits_NW: Tensor) -> None:
+def _take(drafting: list[Sequence], logits: Logits) -> None:
     """Chosen as the main model will choose at that position: with the same settings and the same
     random number, so that drafts of sampled text are right as often as can be."""
-    for sequence, logits in zip(drafting, logits_NW.numpy(), strict=True):
-        output = sequence.output + sequence.drafts
-        sampling = sequence.request.sampling
-        sequence.drafts.append(choose(logits, sampling, sequence.request.prompt, output))
+    outputs = [sequence.output + sequence.drafts for sequence in drafting]
+    wishes = [
+        Wish(row, sequence.request.sampling, len(output))
+        for row, (sequence, output) in enumerate(zip(drafting, outputs, strict=True))
+    ]
+    logits.prepare(wishes)
+    for sequence, wish, output in zip(drafting, wishes, outputs, strict=True):
+        sequence.drafts.append(logits.choose(wish, sequence.request.prompt, output))

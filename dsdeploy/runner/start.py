@@ -14,8 +14,10 @@ from dsdeploy.checkpoint.reader import open_checkpoint
 from dsdeploy.checkpoint.summary import Summary, summarise
 from dsdeploy.errors import UsageError
 from dsdeploy.runner.chat import ChatTemplate
+from dsdeploy.runner.device import device_named
 from dsdeploy.runner.engine import Engine, EngineOptions
 from dsdeploy.runner.executor import Executor
+from dsdeploy.runner.graphs import Recording
 from dsdeploy.runner.load import Advance, LoadOptions, load_model
 from dsdeploy.runner.model import Model
 from dsdeploy.runner.pages import PAGE_TOKENS
@@ -71,7 +73,8 @@ def start(folder: Path, settings: Settings, progress: Callable[[int], Advance]) 
     model = load_model(checkpoint, options, group, progress(summary.tensor_bytes))
     if settings.drafts and model.mtp is None:
         raise UsageError("This checkpoint has no MTP layer to draft with.", "Leave --mtp away.")
-    executor = Executor(model, _pages(model, context, settings.cache_memory))
+    pages = _pages(model, context, settings.cache_memory)
+    executor = Executor(model, pages, recording=_recording(model, context, settings))
     if group.rank > 0:
         executor.follow()
         leave()
@@ -86,27 +89,25 @@ def load_options(settings: Settings) -> LoadOptions:
         torch.set_num_threads(settings.threads)
     return LoadOptions(
         dtype=settings.dtype,
-        device=_device(settings.device),
+        device=device_named(settings.device),
         kernels=settings.kernels,
         mtp=settings.drafts > 0,
         expert_memory=settings.expert_memory,
     )
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UsageError(f"There is no device {name!r}: {reason}.", "Use --device cpu.") from None
-    return device
-
-
 def _pages(model: Model, context: int, nbytes: int) -> int:
     """As many as the memory holds, and at least one sequence's."""
     one = model.new_cache(1).rows.nbytes
     return max(nbytes // one, -(-context // PAGE_TOKENS))
+
+
+def _recording(model: Model, context: int, settings: Settings) -> Recording | None:
+    """One card alone: what ranks say to each other is not recorded."""
+    if not model.ops.recordable or model.group.size > 1:
+        return None
+    rows = settings.max_sequences * (1 + settings.drafts)
+    return Recording(rows, -(-context // PAGE_TOKENS))
 
 
 def _facts(summary: Summary, model: Model, settings: Settings, context: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,10 +29,40 @@ class Span:
     or several at once, so that a request's numbers do not depend on what else is running."""
 
 
+class StepInputs(Protocol):
+    """What the model reads of a step."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """[T] int64"""
+
+    @property
+    def positions(self) -> Tensor:
+        """[T] int64"""
+
+    @property
+    def slots(self) -> Tensor:
+        """[T] int64: the row of the cache that each token fills."""
+
+    @property
+    def prompts(self) -> tuple[tuple[int, Span], ...]:
+        """(index of its first token, span) of each span that is part of a prompt."""
+
+    @property
+    def generated(self) -> Tensor | slice:
+        """Where the generated tokens are; a slice when that is everywhere."""
+
+    @property
+    def queries(self) -> DecodingQueries | None:
+        """What the generated tokens see, or None when there are none."""
+
+
 @dataclass(frozen=True)
 class Step:
+    """One that the host has put together."""
+
     tokens: Tensor
-    """[T] int64, those of all spans, one span after the other"""
+    """Those of all spans, one span after the other."""
     spans: tuple[Span, ...]
 
     def to(self, device: torch.device) -> Step:
@@ -39,24 +70,20 @@ class Step:
 
     @cached_property
     def positions(self) -> Tensor:
-        """[T] int64"""
         return self._all([torch.arange(s.past, s.past + s.count) for s in self.spans])
 
     @cached_property
     def slots(self) -> Tensor:
-        """[T] int64: the row of the cache that each token fills."""
         positions = self.positions.cpu()
         pages = torch.cat([torch.tensor(s.pages)[_pages_of(s)] for s in self.spans])
         return (pages * PAGE_TOKENS + positions % PAGE_TOKENS).to(self.tokens.device)
 
     @cached_property
     def prompts(self) -> tuple[tuple[int, Span], ...]:
-        """(index of its first token, span) of each span that is part of a prompt."""
         return tuple((begin, span) for begin, span in self._begins() if span.prompt)
 
     @cached_property
     def generated(self) -> Tensor | slice:
-        """Where the generated tokens are; a slice when that is everywhere."""
         if not self.prompts:
             return slice(None)
         begins = self._begins()
@@ -64,7 +91,6 @@ class Step:
 
     @cached_property
     def queries(self) -> DecodingQueries | None:
-        """What the generated tokens see, or None when there are none."""
         spans = [span for span in self.spans if not span.prompt]
         if not spans:
             return None
@@ -73,7 +99,7 @@ class Step:
         tables = torch.zeros(len(spans), max(len(span.pages) for span in spans), dtype=torch.int64)
         for table, span in zip(tables, spans, strict=True):
             table[: len(span.pages)] = torch.tensor(span.pages)
-        return DecodingQueries(torch.cat(lengths), torch.cat(owners), tables)
+        return DecodingQueries(self._all(lengths), self._all(owners), tables.to(self.tokens.device))
 
     def _begins(self) -> list[tuple[int, Span]]:
         begin, found = 0, []

@@ -47,7 +47,8 @@ class ExpertSlots:
         parts = (self.weights.gate, self.weights.up, self.weights.down)
         return sum(weight.nbytes for weight in parts)
 
-    def read(self, layer: int, expert: int, slot: int) -> None:
+    def read(self, layer: int, expert: int | None, slot: int) -> None:
+        """`expert` None: the shared one."""
         stacks = (self.weights.gate, self.weights.up, self.weights.down)
         for role, stack in zip(_ROLES, stacks, strict=True):
             spec = self._source.spec(layer, role, expert=expert)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dsdeploy.checkpoint.audit import audit, expected_table
 from dsdeploy.checkpoint.direct import Bytes
-from dsdeploy.checkpoint.reader import Checkpoint, StoredTensor, read_ranges
+from dsdeploy.checkpoint.reader import Checkpoint, StoredTensor
 from dsdeploy.errors import IntegrityError, UsageError
 from dsdeploy.model.config import BLOCK
 from dsdeploy.model.demo import demo_name, on_rank, rank_file_name
@@ -142,7 +142,7 @@ def _demand_whole(checkpoint: Checkpoint) -> None:
     errors = [finding for finding in audit(checkpoint) if finding.severity == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        hint = errors[0].fix or f"Run `dsdeploy inspect {checkpoint.folder}`."
+        hint = errors[0].fix or f"Run `dsdeploy inspect {checkpoint.where}`."
         raise IntegrityError(f"{errors[0].message}{more}.", hint)
 
 
@@ -169,7 +169,7 @@ def _read_stored(
         stored.read_into(target.reshape(-1), position)
         return
     start = stored.entry.start + position
-    read_ranges(stored.shard, ((row, start + i * stride) for i, row in enumerate(target)))
+    stored.shard.data.read(((row, start + i * stride) for i, row in enumerate(target)))
 
 
 def read_weight(

@@ -57,8 +57,8 @@ class Answer:
 class Watched(Executor):
     """Remembers the steps of the main model."""
 
-    def __init__(self, model, pages):
-        super().__init__(model, pages)
+    def __init__(self, model, pages, choose_ahead=False, recording=None):
+        super().__init__(model, pages, choose_ahead, recording)
         self.steps = []
 
     def run(self, command):
@@ -75,8 +75,9 @@ class Bench:
         self.tokenizer = Tokenizer(folder)
         self.vocabulary = self.model.config.vocab_size
 
-    def engine(self, pages=64, **options):
-        return Engine(Watched(self.model, pages), self.tokenizer, EngineOptions(**options))
+    def engine(self, pages=64, choose_ahead=False, recording=None, **options):
+        executor = Watched(self.model, pages, choose_ahead, recording)
+        return Engine(executor, self.tokenizer, EngineOptions(**options))
 
     def letters(self, text, bias=100.0 * HOT):
         """A bias that lets only these characters be chosen, for texts that can be foretold."""

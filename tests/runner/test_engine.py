@@ -21,6 +21,7 @@ from dsdeploy.runner.sampling import choose
 from dsdeploy.runner.service import EngineService
 from dsdeploy.runner.step import Span, Step
 
+from ..waiting import until
 from .asking import HOT, Answer, Bench, add, finish
 from .driver import random_tokens
 
@@ -58,6 +59,18 @@ MANNERS = {
     "hot, with a stop": {"temperature": HOT, "seed": 8, "stop": ("a", "�~"), "min_tokens": 4},
     "scored": {"temperature": HOT, "seed": 9, "prompt_logprobs": 3, "logprobs": 3},
 }
+
+
+@pytest.mark.parametrize("drafts", [0, 2])
+@pytest.mark.parametrize("manner", MANNERS)
+def test_tokens_chosen_on_the_device_are_those_chosen_on_the_host(bench, alone, manner, drafts):
+    """With an answer beside them that is chosen otherwise."""
+    engine = bench.engine(choose_ahead=True, drafts=drafts)
+    asked = MANNERS[manner] | {"max_tokens": 24}
+    _, answer = add(engine, PROMPT, **asked)
+    add(engine, LONG[:30], **MANNERS["penalised"], max_tokens=10)
+    finish(engine)
+    assert answer.all == alone(PROMPT, tuple(asked.items())).all
 
 
 @st.composite
@@ -519,13 +532,6 @@ def service(bench):
     service.close()
 
 
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.002)
-
-
 def wanted(answer, prompt=PROMPT, **sampling):
     return Request(prompt, Sampling(**sampling), answer.outputs.append)
 
@@ -547,7 +553,7 @@ def test_requests_from_many_threads_are_all_answered_and_counted_down(bench, ser
             thread.start()
         for thread in threads:
             thread.join()
-        wait_until(lambda: not service.busy)
+        until(lambda: not service.busy)
     finally:
         sys.setswitchinterval(interval)
     assert service.waiting == 0
@@ -565,7 +571,7 @@ def test_a_request_can_be_left_at_once_or_late(service):
         leave()
         leave()
         answers.append(answer)
-    wait_until(lambda: not service.busy)
+    until(lambda: not service.busy)
     assert {answer.end[0] for answer in answers} == {"cancelled"}
 
 
@@ -573,23 +579,23 @@ def test_a_step_that_fails_is_told_to_all_who_ran_and_the_next_are_served(bench,
     """A token that the model has not fails in the embedding; the server lets none through."""
     bystander, culprit, next_one = Answer(), Answer(), Answer()
     service.submit([wanted(bystander, temperature=0.0, max_tokens=4000, ignore_eos=True)])
-    wait_until(lambda: len(bystander.outputs) > 3)
+    until(lambda: len(bystander.outputs) > 3)
     service.submit([wanted(culprit, prompt=(bench.vocabulary,), max_tokens=1)])
-    wait_until(lambda: culprit.outputs)
-    wait_until(lambda: not service.busy)
+    until(lambda: culprit.outputs)
+    until(lambda: not service.busy)
     for answer in (bystander, culprit):
         assert answer.end[0] == "error"
         assert answer.outputs[-1].error == "The engine has failed."
     assert "a step has failed" in caplog.text
     service.submit([wanted(next_one, temperature=0.0, max_tokens=9)])
-    wait_until(lambda: not service.busy)
+    until(lambda: not service.busy)
     assert next_one.all == bench.alone(PROMPT, temperature=0.0, max_tokens=9).all
 
 
 def test_closing_tells_those_who_still_wait(bench):
     service, answer = EngineService(bench.engine()), Answer()
     service.submit([wanted(answer, temperature=0.0, max_tokens=4000, ignore_eos=True)])
-    wait_until(lambda: answer.outputs)
+    until(lambda: answer.outputs)
     service.close()
     assert answer.end[0] == "error"
     assert answer.outputs[-1].error == "The engine has ended."
@@ -602,12 +608,12 @@ def test_an_engine_whose_steps_all_fail_is_not_well_until_one_succeeds(bench, mo
         for failures in (1, 2, 3):
             answer = Answer()
             service.submit([wanted(answer, temperature=0.0, max_tokens=3)])
-            wait_until(lambda answer=answer: answer.outputs)
+            until(lambda answer=answer: answer.outputs)
             assert answer.end[0] == "error"
             assert service.healthy == (failures < 3)
     answer = Answer()
     service.submit([wanted(answer, temperature=0.0, max_tokens=3)])
-    wait_until(lambda: not service.busy)
+    until(lambda: not service.busy)
     assert service.healthy
     service.close()
     assert not service.healthy

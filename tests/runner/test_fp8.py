@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dsdeploy.runner.compiled import CompiledOps
-from dsdeploy.runner.ops import Weight
+from dsdeploy.runner.ops import Activation, Weight
 from dsdeploy.runner.plain import PlainOps, quantise, widen
 
 from ..oracles import Oracle
@@ -98,8 +98,8 @@ def test_the_compiled_rounding_is_codes_times_scales(powers_of_two, x):
     identity = Weight(torch.eye(width).to(torch.float8_e4m3fn), one_scale_each(width, width))
     codes, scales = quantise(x, powers_of_two)
     expected = codes.float() * scales.repeat_interleave(128, -1)[:, :width]
-    assert torch.equal(CompiledOps(powers_of_two).linear(x, identity), expected)
-    assert torch.equal(PlainOps(powers_of_two).linear(x, identity), expected)
+    assert torch.equal(CompiledOps(powers_of_two).linear(Activation(x), identity), expected)
+    assert torch.equal(PlainOps(powers_of_two).linear(Activation(x), identity), expected)
 
 
 def one_scale_each(rows, columns):
@@ -115,7 +115,7 @@ def test_a_layer_is_within_4_percent_of_its_float32_weights(ops, n, k):
     codes = (torch.randn(n, k, generator=generator) * 100).clamp(-448, 448)
     scales = torch.rand(-(-n // 128), -(-k // 128), generator=generator) / 100
     weight = Weight(codes.to(torch.float8_e4m3fn), scales)
-    assert 0.01 < relative(ops.linear(x, weight), x @ widen(weight).T) < 0.04
+    assert 0.01 < relative(ops.linear(Activation(x), weight), x @ widen(weight).T) < 0.04
 
 
 def relative(ours, exact):
@@ -151,5 +151,10 @@ def test_the_scales_of_activations_are_powers_of_two_when_the_weights_are(checkp
     x = torch.tensor([[300.0, 3.3, 0.01]])
     identity = Weight(torch.eye(3).to(torch.float8_e4m3fn), one_scale_each(3, 3))
     model = load(checkpoint)
-    assert torch.equal(model.ops.linear(x, identity), PlainOps(powers).linear(x, identity))
-    assert not torch.equal(model.ops.linear(x, identity), PlainOps(not powers).linear(x, identity))
+    assert torch.equal(
+        model.ops.linear(Activation(x), identity), PlainOps(powers).linear(Activation(x), identity)
+    )
+    assert not torch.equal(
+        model.ops.linear(Activation(x), identity),
+        PlainOps(not powers).linear(Activation(x), identity),
+    )

@@ -14,48 +14,37 @@ from hypothesis import strategies as st
 from dsdeploy.runner.compiled import CompiledOps
 from dsdeploy.runner.kernels.matmul import U, all_finite, dot_rows, widen_matrix
 from dsdeploy.runner.kernels.rowwise import exponential
-from dsdeploy.runner.ops import DecodingQueries, FeedForwardWeights, HeadShape, Routing, Weight
-from dsdeploy.runner.pages import PAGE_TOKENS
-from dsdeploy.runner.plain import PlainOps, quantise, widen
+from dsdeploy.runner.ops import (
+    Activation,
+    DecodingQueries,
+    HeadShape,
+    Routing,
+)
+from dsdeploy.runner.plain import PlainOps, widen
+from dsdeploy.runner.rope import Turn
 from dsdeploy.runner.step import Span
+
+from .operands import (
+    as_the_product_takes_it,
+    assignments,
+    cache_and_weights,
+    far_from_a_tie,
+    in_float64,
+    largest_possible,
+    of_slot,
+    queries_of,
+    random_experts,
+    random_like,
+    random_weight,
+    route,
+    turn_of,
+)
 
 FORMATS = ["float32", "bfloat16", "float16", "e4m3"]
 UNIT = 2.0**-24
 PLAIN, COMPILED = PlainOps(False), CompiledOps(False)
 sizes = st.integers(1, 300)
 seeds = st.integers(0, 2**32 - 1)
-
-
-def random_like(*shape, seed, spread=1.0):
-    generator = np.random.default_rng(seed)
-    return torch.from_numpy(generator.standard_normal(shape, np.float32) * np.float32(spread))
-
-
-def random_weight(kind, *shape, seed):
-    if kind != "e4m3":
-        return Weight(random_like(*shape, seed=seed).to(getattr(torch, kind)))
-    generator = np.random.default_rng(seed)
-    codes = generator.integers(0, 0x7F, shape, np.uint8)  # subnormals too, no NaN
-    codes |= generator.integers(0, 2, shape, np.uint8) << 7
-    grid = (*shape[:-2], -(-shape[-2] // 128), -(-shape[-1] // 128))
-    scales = generator.uniform(1e-3, 1e-2, grid).astype(np.float32)
-    return Weight(torch.from_numpy(codes).view(torch.float8_e4m3fn), torch.from_numpy(scales))
-
-
-def in_float64(weight):
-    values = weight.values.double()
-    if weight.scales is None:
-        return values
-    spread = weight.scales.double().repeat_interleave(128, -2).repeat_interleave(128, -1)
-    return values * spread[..., : values.shape[-2], : values.shape[-1]]
-
-
-def as_the_product_takes_it(x, weight):
-    """Rounded to FP8 when the weight is (`test_fp8.py` has that rounding)."""
-    if not weight.fp8:
-        return x.double()
-    codes, scales = quantise(x)
-    return codes.double() * scales.double().repeat_interleave(128, -1)[:, : x.shape[1]]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -66,7 +55,7 @@ def as_the_product_takes_it(x, weight):
 def test_a_linear_layer_is_the_product(kind, rows, n, k, seed):
     x, weight = random_like(rows, k, seed=seed), random_weight(kind, n, k, seed=seed + 1)
     x64, w64 = as_the_product_takes_it(x, weight), in_float64(weight)
-    error = (COMPILED.linear(x, weight) - x64 @ w64.T).abs()
+    error = (COMPILED.linear(Activation(x), weight) - x64 @ w64.T).abs()
     # Two roundings more where codes and scales, of x and of w, are multiplied.
     assert (error <= (k + 2) * UNIT * (x64.abs() @ w64.abs().T)).all()
 
@@ -77,8 +66,8 @@ def test_a_row_has_the_same_bits_alone_and_among_others(kind, rows, n, k, seed, 
     x, weight = random_like(rows, k, seed=seed), random_weight(kind, n, k, seed=seed + 1)
     first = data.draw(st.integers(0, rows - 1))
     last = data.draw(st.integers(first + 1, rows))
-    together = COMPILED.linear(x, weight)
-    assert torch.equal(COMPILED.linear(x[first:last], weight), together[first:last])
+    together = COMPILED.linear(Activation(x), weight)
+    assert torch.equal(COMPILED.linear(Activation(x[first:last]), weight), together[first:last])
 
 
 @numba.njit
@@ -176,7 +165,7 @@ def test_the_norm_is_that_of_float64(rows, width, seed, magnitude):
     x64 = x.double()
     exact = x64 / ((x64**2).mean(-1, keepdim=True) + 1e-6).sqrt() * weight
     # Three roundings: the factor and two products.
-    error = (COMPILED.rms_norm(x, weight, 1e-6) - exact).abs()
+    error = (COMPILED.rms_norm(x, weight, 1e-6).values_TK - exact).abs()
     assert (error <= 3.01 * UNIT * exact.abs()).all()
 
 
@@ -193,24 +182,17 @@ def test_the_gate_chooses_as_plain_torch_does(tokens, shape, normalise, seed):
     # A bias that matters, and that leaves some of the open experts below zero.
     bias = random_like(experts, seed=seed + 1) - 0.5
     assume(far_from_a_tie(logits.double().sigmoid() + bias, groups))
-    chosen, weights = COMPILED.route(logits, bias, routing)
-    expected, expected_weights = PLAIN.route(logits, bias, routing)
+    chosen, weights = route(COMPILED, logits, bias, routing)
+    expected, expected_weights = route(PLAIN, logits, bias, routing)
     assert torch.equal(chosen, expected)
     assert torch.allclose(weights, expected_weights, rtol=1e-6, atol=0)
-
-
-def far_from_a_tie(biased, groups):
-    """Whether one rounding cannot change an order."""
-    grouped = biased.unflatten(-1, (groups, -1))
-    strength = grouped.topk(min(2, grouped.shape[-1]), -1).values.sum(-1)
-    return all((x.sort(-1).values.diff() > 1e-5).all() for x in (biased, strength))
 
 
 @pytest.mark.parametrize("ops", [PLAIN, COMPILED], ids=["plain", "compiled"])
 def test_the_bias_chooses_and_does_not_weigh(ops):
     logits, bias = torch.zeros(1, 4), torch.tensor([0.0, 0.0, -1.0, 5.0])
     bias[1] += 1e-3
-    chosen, weights = ops.route(logits, bias, Routing(2, 1, 1, True, 3.0))
+    chosen, weights = route(ops, logits, bias, Routing(2, 1, 1, True, 3.0))
     assert chosen.tolist() == [[3, 1]]
     assert weights.tolist() == [[1.5, 1.5]]
 
@@ -219,33 +201,8 @@ def test_the_bias_chooses_and_does_not_weigh(ops):
 def test_no_expert_of_a_closed_group_is_chosen_even_when_the_open_ones_are_negative(ops):
     """Older transformers gave the closed ones 0 and took them here."""
     bias = torch.tensor([-1.0, -2.0, -9.0, -9.0])
-    chosen, _ = ops.route(torch.zeros(1, 4), bias, Routing(2, 2, 1, True, 1.0))
+    chosen, _ = route(ops, torch.zeros(1, 4), bias, Routing(2, 2, 1, True, 1.0))
     assert chosen.tolist() == [[0, 1]]
-
-
-def random_experts(kind, slots, d, f, seed):
-    shapes = ((slots, f, d), (slots, f, d), (slots, d, f))
-    return FeedForwardWeights(
-        *(random_weight(kind, *shape, seed=seed + at) for at, shape in enumerate(shapes))
-    )
-
-
-def of_slot(weight, slot):
-    return Weight(weight.values[slot], None if weight.scales is None else weight.scales[slot])
-
-
-@st.composite
-def assignments(draw):
-    """(slots of the weights, slot of each token's choices): negative where an expert is elsewhere,
-    some of the slots empty, sometimes all tokens in one."""
-    slots, tokens, choices = draw(
-        st.tuples(st.integers(1, 5), st.integers(1, 20), st.integers(1, 3))
-    )
-    used = draw(st.lists(st.integers(-1, slots - 1), min_size=1, max_size=3))
-    pairs = draw(
-        st.lists(st.sampled_from(used), min_size=tokens * choices, max_size=tokens * choices)
-    )
-    return slots, torch.tensor(pairs).view(tokens, choices)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -258,21 +215,13 @@ def test_experts_compute_their_pairs_and_no_other(kind, case, d, f, seed):
     weights = random_experts(kind, count, d, f, seed)
     x = random_like(len(slots), d, seed=seed)
     y, expected = torch.full((2, *slots.shape, d), -7.0)
-    COMPILED.feed_forward(x, slots, weights, y)
-    PLAIN.feed_forward(x, slots, weights, expected)
+    COMPILED.feed_forward(Activation(x), slots, weights, y)
+    PLAIN.feed_forward(Activation(x), slots, weights, expected)
     assert (y[slots < 0] == -7).all()
     # In FP8 an inner value that differs in its last bit can round to the neighbouring code, which is
     # up to 1/8 away; the next test is the sharp one there.
     bound = 1 / 8 if kind == "e4m3" else 8 * (d + f + 8) * UNIT
     assert ((y - expected).abs() <= bound * largest_possible(x, slots, weights)).all()
-
-
-def largest_possible(x, slots, weights):
-    """The pairs' results if nothing cancelled: what their rounding is a fraction of."""
-    gate, up, down = (in_float64(w).abs() for w in (weights.gate, weights.up, weights.down))
-    inner = torch.einsum("td,tcfd->tcf", x.double().abs(), gate[slots])
-    inner *= torch.einsum("td,tcfd->tcf", x.double().abs(), up[slots])
-    return torch.einsum("tcf,tcdf->tcd", inner, down[slots]).masked_fill(slots[..., None] < 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -284,10 +233,10 @@ def test_an_expert_has_the_bits_of_its_three_linear_layers(kind, powers_of_two, 
     ops = CompiledOps(powers_of_two)
     weights = random_experts(kind, 2, d, f, seed)
     x, y = random_like(rows, d, seed=seed), torch.empty(rows, 1, d)
-    ops.feed_forward(x, torch.ones(rows, 1, dtype=torch.int64), weights, y)
-    gate, up = (ops.linear(x, of_slot(w, 1)) for w in (weights.gate, weights.up))
+    ops.feed_forward(Activation(x), torch.ones(rows, 1, dtype=torch.int64), weights, y)
+    gate, up = (ops.linear(Activation(x), of_slot(w, 1)) for w in (weights.gate, weights.up))
     inner = up * (gate / (1 + exponentials(-gate)))
-    assert torch.equal(y[:, 0], ops.linear(inner, of_slot(weights.down, 1)))
+    assert torch.equal(y[:, 0], ops.linear(Activation(inner), of_slot(weights.down, 1)))
 
 
 @given(tokens=st.integers(1, 9), choices=st.integers(1, 8), d=sizes, seed=seeds)
@@ -309,18 +258,6 @@ SHAPES = [
 CACHES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def cache_and_weights(shape, dtype, pages, seed):
-    rows = random_like(pages * PAGE_TOKENS, shape.latent + shape.rotary, seed=seed).to(dtype)
-    height = shape.heads * (shape.no_position + shape.value)
-    spread = shape.latent**-0.5
-    kv_b = random_like(height, shape.latent, seed=seed + 1, spread=spread)
-    return rows, Weight(kv_b.to(dtype))
-
-
-def queries_of(shape, count, seed):
-    return random_like(count, shape.heads, shape.no_position + shape.rotary, seed=seed)
-
-
 @pytest.mark.parametrize("dtype", CACHES, ids=str)
 @given(
     shape=st.sampled_from(SHAPES), past=st.integers(0, 140), count=st.integers(1, 50),
@@ -330,8 +267,9 @@ def queries_of(shape, count, seed):
 def test_naive_attention_is_that_of_plain_torch(dtype, shape, past, count, pages, seed):
     rows, kv_b = cache_and_weights(shape, dtype, 5, seed)
     q, span = queries_of(shape, count, seed), Span(past, count, tuple(pages), True)
-    found = COMPILED.attend_naive(q, span, rows, kv_b, shape)
-    expected = PLAIN.attend_naive(q, span, rows, kv_b, shape)
+    turn = turn_of(shape, count, seed)
+    found = COMPILED.attend_naive(q.clone(), turn, span, rows, kv_b, shape).values_TK
+    expected = PLAIN.attend_naive(q.clone(), turn, span, rows, kv_b, shape).values_TK
     assert (found - expected).abs().max() < 1e-5
 
 
@@ -347,9 +285,9 @@ def test_absorbed_attention_is_that_of_plain_torch(dtype, shape, lengths, pages,
     queries = DecodingQueries(
         torch.tensor(lengths), torch.tensor(owners), torch.tensor(pages).view(3, 3)
     )
-    q = queries_of(shape, len(lengths), seed)
-    found = COMPILED.attend_absorbed(q, queries, rows, kv_b, shape)
-    expected = PLAIN.attend_absorbed(q, queries, rows, kv_b, shape)
+    q, turn = queries_of(shape, len(lengths), seed), turn_of(shape, len(lengths), seed)
+    found = COMPILED.attend_absorbed(q.clone(), turn, queries, rows, kv_b, shape).values_TK
+    expected = PLAIN.attend_absorbed(q.clone(), turn, queries, rows, kv_b, shape).values_TK
     assert (found - expected).abs().max() < 1e-5
 
 
@@ -357,13 +295,16 @@ def test_absorbed_attention_is_that_of_plain_torch(dtype, shape, lengths, pages,
 def test_a_key_that_stands_out_is_the_only_one_seen(form):
     """Scores of thousands: exp of the other keys' distance is below what float32 holds."""
     shape = SHAPES[0]
+    still = Turn(torch.ones(1, shape.rotary // 2), torch.zeros(1, shape.rotary // 2))
     rows, kv_b = cache_and_weights(shape, torch.float32, 2, seed=0)
     q = torch.zeros(1, shape.heads, shape.no_position + shape.rotary)
     q[..., -1], rows[:, -1], rows[70, -1] = 100.0, -100.0, 100.0
     if form == "naive":
-        found = COMPILED.attend_naive(q, Span(99, 1, (0, 1), True), rows, kv_b, shape)
+        found = COMPILED.attend_naive(q, still, Span(99, 1, (0, 1), True), rows, kv_b, shape)
     else:
         one = DecodingQueries(torch.tensor([100]), torch.tensor([0]), torch.tensor([[0, 1]]))
-        found = COMPILED.attend_absorbed(q, one, rows, kv_b, shape)
+        found = COMPILED.attend_absorbed(q, still, one, rows, kv_b, shape)
     values = widen(kv_b).view(shape.heads, -1, shape.latent)[:, shape.no_position :]
-    assert torch.allclose(found[0], (values @ rows[70, : shape.latent]).flatten(), atol=1e-5)
+    assert torch.allclose(
+        found.values_TK[0], (values @ rows[70, : shape.latent]).flatten(), atol=1e-5
+    )

@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from dsdeploy.runner.logits import Wish, choose_all
 from dsdeploy.runner.request import Sampling
 from dsdeploy.runner.sampling import adjust, choose, logprob_of, uniform
 from dsdeploy.runner.server.bodies import CompletionBody
@@ -270,3 +272,26 @@ def test_nothing_that_the_server_lets_through_breaks_a_choice(body, output):
     sampling = accepted.sampling({}, max_tokens=1, logprobs=None, seed=0)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         assert 0 <= choose(logits, sampling, (1,), output) < 2000
+
+
+samplings = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 1e-3, 0.7, 1.0, 40.0]),
+    top_p=st.sampled_from([0.05, 0.5, 0.999, 1.0]),
+    top_k=st.sampled_from([0, 1, 3, 40, 10_000]),
+    min_p=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+
+
+@given(st.lists(st.tuples(samplings, st.integers(0, 5000)), min_size=1, max_size=8), st.data())
+def test_rows_chosen_at_once_are_chosen_as_each_alone(asked, data):
+    """In whatever company, of whatever ties."""
+    spread = data.draw(st.sampled_from([0.0, FLAT, PEAKED]))
+    logits = random_logits(1100 * 4, spread, seed=len(asked)).reshape(4, 1100).round(1)
+    wishes = [
+        Wish(data.draw(st.integers(0, 3)), sampling, position) for sampling, position in asked
+    ]
+    found = choose_all(torch.from_numpy(logits), wishes).tolist()
+    alone = [choose(logits[w.row], w.sampling, (), [0] * w.position) for w in wishes]
+    assert found == alone
