@@ -6,18 +6,14 @@ processor, memory rate and arithmetic are measured, for a second in all.
 
 from __future__ import annotations
 
-import json
 import platform
-import re
 import shutil
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -25,12 +21,11 @@ import psutil
 from dsdeploy.errors import DeployError
 from dsdeploy.hardware.profile import Accelerator, Disk, Link, Machine
 from dsdeploy.hardware.profiles import parse_accelerator, parsed
+from dsdeploy.hardware.tools import json_of, output_of
 from dsdeploy.units import format_bytes
 
 _DISK_RATE = 10**9
 """Assumed: measuring it honestly would mean reading gigabytes."""
-_PATIENCE = 20
-"""Seconds for a driver's tool."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +167,7 @@ def _nvidia() -> Iterator[Device]:
 
 
 def _amd_smi() -> Iterator[Device]:
-    cards = _json_of("amd-smi", "static", "--asic", "--vram", "--json")
+    cards = json_of("amd-smi", "static", "--asic", "--vram", "--json")
     for card in cards["gpu_data"] if isinstance(cards, dict) else cards:
         size = card["vram"]["size"]
         name = str(card["asic"]["market_name"])
@@ -181,7 +176,7 @@ def _amd_smi() -> Iterator[Device]:
 
 def _rocm_smi() -> Iterator[Device]:
     """For installations older than amd-smi."""
-    cards = _json_of("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json")
+    cards = json_of("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json")
     for name, card in sorted(cards.items() if isinstance(cards, dict) else []):
         if name.startswith("card"):
             series = card.get("Card Series") or card["Card series"]
@@ -191,7 +186,7 @@ def _rocm_smi() -> Iterator[Device]:
 def _npu_smi() -> Iterator[Device]:
     """Rows of `npu-smi info`: | 0     910B3  | OK ... | and below it memory as used / total."""
     name = ""
-    for line in _output_of("npu-smi", "info").splitlines():
+    for line in output_of("npu-smi", "info").splitlines():
         cells = [cell.split() for cell in line.strip().strip("|").split("|")]
         if len(cells) != 3:
             continue
@@ -203,19 +198,3 @@ def _npu_smi() -> Iterator[Device]:
 
 _UNITS = {"MB": 2**20, "GB": 2**30}
 _PROBES = (_nvidia, _amd_smi, _rocm_smi, _npu_smi)
-
-
-def _json_of(*command: str) -> Any:
-    """What the tool prints, less the warnings above it."""
-    start = re.search(r"^[\[{]", text := _output_of(*command), re.MULTILINE)
-    return json.loads(text[start.start() :]) if start else []
-
-
-def _output_of(*command: str) -> str:
-    if shutil.which(command[0]) is None:
-        return ""
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""

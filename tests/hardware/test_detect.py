@@ -13,6 +13,7 @@ import pytest
 
 from dsdeploy.errors import DeployError, ExitCode
 from dsdeploy.hardware import detect as module
+from dsdeploy.hardware import tools as hardware_tools
 from dsdeploy.hardware.detect import _memory_rate as memory_rate
 from dsdeploy.hardware.detect import _teraflops as teraflops
 from dsdeploy.hardware.detect import detect
@@ -349,7 +350,7 @@ def test_a_tool_that_fails_is_not_there(tool, tools):
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_tool_that_hangs_is_not_there(tool, tools, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(hardware_tools, "_PATIENCE", 0.1)
     tools(tool, "")
     (tmp_path / "tools" / tool).write_text("#!/bin/sh\nexec /bin/sleep 30\n")
     assert is_the_processor(detect(Path()))

@@ -1,0 +1,1 @@
+"""Facts of this machine. What cannot be found out is said to be unknown, and is no error."""

@@ -1,0 +1,1 @@
+"""Checks made of facts, without looking at any machine."""
