@@ -17,12 +17,9 @@ QUESTION = "What is a mixture of experts?"
 
 def main() -> None:
     dsdeploy, folder = Path(sys.executable).with_name("dsdeploy"), sys.argv[1]
-    command = [dsdeploy, "serve", folder, "--port", "0", "--json"]
+    command = [dsdeploy, "serve", folder, "--backend", "native", "--port", "0", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        line = server.stdout.readline() if server.stdout else ""
-        if not line:
-            sys.exit(server.wait())
-        facts = json.loads(line)
+        facts = ready(server)
         try:
             ask(facts["address"])
             print(f"\nThe chat page is at {facts['address']}/")
@@ -33,6 +30,16 @@ def main() -> None:
             pass
         finally:
             server.terminate()
+
+
+def ready(server: subprocess.Popen[str]) -> dict[str, str]:
+    """What it says when it can be asked."""
+    for line in server.stdout or ():
+        event: dict[str, str] = json.loads(line)
+        if event.get("event") == "ready":
+            print(f"{event['model']} is ready at {event['address']}: {event['answer']}")
+            return event
+    sys.exit(server.wait())
 
 
 def ask(address: str) -> None:

@@ -1,4 +1,4 @@
-"""Servers to talk to: `dsdeploy serve`, each in a process of its own, as a user starts it."""
+"""Servers to talk to: `dsdeploy native`, each in a process of its own, as a user starts it."""
 
 import os
 import re
@@ -67,18 +67,6 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def wait_until():
-    def wait(condition, seconds=30):
-        end = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < end, f"not within {seconds} s"
-            time.sleep(0.01)
-        return found
-
-    return wait
-
-
-@pytest.fixture(scope="session")
 def checkpoint(synth, tmp_path_factory):
     """Never write to it."""
     return synth(tmp_path_factory.mktemp("served") / "tiny")
@@ -93,7 +81,7 @@ def serving(tmp_path_factory):
         folder = tmp_path_factory.mktemp("server")
         command = [
             *program,
-            "serve",
+            "native",
             checkpoint,
             "--port",
             "0",

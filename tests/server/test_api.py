@@ -13,6 +13,7 @@ import pytest
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from ..waiting import until
 from .tools import BABBLE, END, LETTERS, events, is_error, is_error_body, strictly
 
 GREEDY = {"temperature": 0, "ignore_eos": True}
@@ -673,8 +674,8 @@ def test_what_cannot_be_tokenized_or_detokenized(server, path, body):
 # Metrics.
 
 
-def test_metrics_count_what_has_happened(server, wait_until):
-    wait_until(server.is_idle)
+def test_metrics_count_what_has_happened(server):
+    until(server.is_idle)
     before = server.metrics()
     prompt = [9] * 100
     body = {"prompt": prompt, "max_tokens": 20, **GREEDY}
@@ -772,7 +773,7 @@ def test_nobody_sees_the_key(locked):
         assert locked.key not in locked.client.get(path, headers=locked.headers).text
 
 
-def test_whoever_comes_when_too_many_wait_is_told_when_to_come_again(locked, wait_until):
+def test_whoever_comes_when_too_many_wait_is_told_when_to_come_again(locked):
     """One runs, two wait."""
     body = {"prompt": "a", "max_tokens": 4000, "stream": True, **GREEDY}
     options = {"json": body, "headers": locked.headers}
@@ -787,12 +788,12 @@ def test_whoever_comes_when_too_many_wait_is_told_when_to_come_again(locked, wai
         lines = running.iter_lines()
         assert next(lines).startswith("data: ")
         with ask(), ask():
-            wait_until(lambda: waiting() == 2)
+            until(lambda: waiting() == 2)
             answer = locked.client.post("/v1/completions", **options)
             assert "2 requests are waiting already" in is_error(answer, 429, "queue_full")
             assert int(answer.headers["retry-after"]) > 0
             assert waiting() == 2
-    wait_until(lambda: locked.is_idle(headers=locked.headers))
+    until(lambda: locked.is_idle(headers=locked.headers))
     answer = locked.post(
         "/v1/completions", {"prompt": "a", "max_tokens": 1}, headers=locked.headers
     )
@@ -804,7 +805,7 @@ def test_whoever_comes_when_too_many_wait_is_told_when_to_come_again(locked, wai
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "", "example.org", "127.1"])
 def test_no_network_without_a_key(dsdeploy, checkpoint, host):
-    result = dsdeploy("serve", checkpoint, "--host", host, "--port", 0)
+    result = dsdeploy("native", checkpoint, "--host", host, "--port", 0)
     assert result.exit_code == 2
     assert "there is no API key" in result.stderr
     assert "DSDEPLOY_API_KEY" in result.stderr
@@ -813,7 +814,7 @@ def test_no_network_without_a_key(dsdeploy, checkpoint, host):
 def test_a_taken_port_is_told_before_the_model_is_loaded(dsdeploy, checkpoint):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = dsdeploy("serve", checkpoint, "--port", port)
+        result = dsdeploy("native", checkpoint, "--port", port)
     assert result.exit_code == 7
     assert f"127.0.0.1:{port} cannot be bound" in result.stderr
     assert "load" not in result.stderr
@@ -822,7 +823,7 @@ def test_a_taken_port_is_told_before_the_model_is_loaded(dsdeploy, checkpoint):
 @pytest.mark.parametrize("content", ["", "\n", "ключ", "two\nlines", "a\x00b"])
 def test_a_file_without_a_usable_key_is_refused(dsdeploy, checkpoint, tmp_path, content):
     (tmp_path / "key").write_text(content, encoding="utf-8")
-    result = dsdeploy("serve", checkpoint, "--port", 0, "--api-key-file", tmp_path / "key")
+    result = dsdeploy("native", checkpoint, "--port", 0, "--api-key-file", tmp_path / "key")
     assert result.exit_code == 2
     assert "holds no usable API key" in result.stderr
     assert content.strip() not in result.stderr or not content.strip()
@@ -830,12 +831,12 @@ def test_a_file_without_a_usable_key_is_refused(dsdeploy, checkpoint, tmp_path, 
 
 def test_an_empty_key_in_the_environment_is_no_key(dsdeploy, checkpoint, monkeypatch):
     monkeypatch.setenv("DSDEPLOY_API_KEY", "")
-    result = dsdeploy("serve", checkpoint, "--port", 0)
+    result = dsdeploy("native", checkpoint, "--port", 0)
     assert result.exit_code == 2
     assert "DSDEPLOY_API_KEY holds no usable API key" in result.stderr
 
 
-def test_places_are_given_once_however_many_come_at_the_same_moment(locked, wait_until):
+def test_places_are_given_once_however_many_come_at_the_same_moment(locked):
     """One runs, two wait: the others of a crowd are sent away."""
     body = {"prompt": "a", "max_tokens": 300, "stream": True, **GREEDY}
     with ThreadPoolExecutor(24) as crowd:
@@ -848,7 +849,7 @@ def test_places_are_given_once_however_many_come_at_the_same_moment(locked, wait
     assert set(statuses) == {200, 429}
     # Those that are served make room, so more than three are, but never more than three at once.
     assert statuses.count(200) < 12
-    wait_until(lambda: locked.is_idle(headers=locked.headers))
+    until(lambda: locked.is_idle(headers=locked.headers))
 
 
 def test_more_choices_than_may_ever_wait_are_no_matter_of_time(locked):

@@ -55,7 +55,7 @@ def chat_server(chromium, synth, tmp_path_factory):
     # Nothing ends an answer but its length: one that is to be stopped must still run.
     (checkpoint / "generation_config.json").write_text('{"eos_token_id": []}')
     program = Path(sys.executable).with_name("dsdeploy")  # .venv/bin/dsdeploy
-    command = [program, "serve", checkpoint, "--backend", "native", "--port", "0"]
+    command = [program, "native", checkpoint, "--port", "0"]
     said = folder / "stdout"
     with said.open("wb") as output, subprocess.Popen(command, stdout=output) as server:
         try:

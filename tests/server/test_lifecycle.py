@@ -13,10 +13,11 @@ from functools import partial
 import httpx
 import pytest
 
-from dsdeploy.cli.serve import _endpoint
+from dsdeploy.cli.native import _endpoint
 from dsdeploy.runner.server.run import ServerOptions, bind, serve
 from dsdeploy.runner.start import Settings, start
 
+from ..waiting import until
 from .tools import events, is_error, is_error_body
 
 GREEDY = {"prompt": "a", "temperature": 0, "ignore_eos": True}
@@ -62,9 +63,7 @@ def signalled(server, number, *more):
         socket.create_connection(("127.0.0.1", server.port))
 
 
-def test_what_runs_is_finished_and_what_comes_is_sent_elsewhere(
-    serving, checkpoint, tmp_path, wait_until
-):
+def test_what_runs_is_finished_and_what_comes_is_sent_elsewhere(serving, checkpoint, tmp_path):
     """The way of a rolling update. The key is in a file this time."""
     file = tmp_path / "key"
     file.write_text("a-key-in-a-file\n")
@@ -73,9 +72,9 @@ def test_what_runs_is_finished_and_what_comes_is_sent_elsewhere(
         is_error(server.client.get("/v1/models"), 401, "invalid_api_key")
         streams = [Asking(server, headers, max_tokens=1500, stream=True) for _ in range(3)]
         whole = Asking(server, headers, max_tokens=1500)
-        wait_until(lambda: server.metrics(headers=headers)["num_requests_running"] == 4)
+        until(lambda: server.metrics(headers=headers)["num_requests_running"] == 4)
         with signalled(server, signal.SIGTERM):
-            wait_until(lambda: server.client.get("/health").status_code == 503)
+            until(lambda: server.client.get("/health").status_code == 503)
             for answer in (
                 server.client.get("/v1/models", headers=headers),
                 server.post("/v1/completions", GREEDY, headers=headers),
@@ -96,14 +95,14 @@ def test_what_runs_is_finished_and_what_comes_is_sent_elsewhere(
         assert "a-key-in-a-file" not in server.said()
 
 
-def test_what_is_not_finished_in_time_is_told_so(serving, checkpoint, wait_until):
+def test_what_is_not_finished_in_time_is_told_so(serving, checkpoint):
     options = ("--drain-seconds", "0.5", "--max-sequences", "2")
     with serving(checkpoint, *options) as server:
         running = Asking(server, max_tokens=8000, stream=True, n=2)
         assert running.begun.wait(30)
         waiting = Asking(server, max_tokens=8000, stream=True)
         whole = Asking(server, max_tokens=8000)
-        wait_until(lambda: server.metrics()["num_requests_waiting"] == 2)
+        until(lambda: server.metrics()["num_requests_waiting"] == 2)
         told = time.monotonic()
         with signalled(server, signal.SIGTERM):
             for asking in (running, waiting):
@@ -165,7 +164,7 @@ def test_a_damaged_checkpoint_is_refused_by_the_name_of_its_tensor(dsdeploy, che
     begin, end = json.loads(content[8 : 8 + length])[name]["data_offsets"]
     content[8 + length + begin : 8 + length + end] = b"\x7f" * (end - begin)  # NaN in FP8
     shard.write_bytes(content)
-    result = dsdeploy("serve", folder, "--port", 0, "--cache-memory", "1MiB")
+    result = dsdeploy("native", folder, "--port", 0, "--cache-memory", "1MiB")
     assert result.exit_code == 4
     assert result.stderr.splitlines()[-2].startswith(f"error: {name} holds values that are NaN")
     assert "is served at" not in result.stdout
@@ -175,7 +174,7 @@ def test_a_checkpoint_cut_off_is_refused(dsdeploy, checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint, tmp_path / "cut")
     shard = sorted(folder.glob("*.safetensors"))[2]
     shard.write_bytes(shard.read_bytes()[:-100])
-    result = dsdeploy("serve", folder, "--port", 0)
+    result = dsdeploy("native", folder, "--port", 0)
     assert result.exit_code == 4
     assert f"{shard.name} is truncated" in result.stderr
 
@@ -184,7 +183,7 @@ def test_a_checkpoint_cut_off_is_refused(dsdeploy, checkpoint, tmp_path):
 def test_a_folder_without_what_is_needed_is_refused(dsdeploy, checkpoint, tmp_path, lost):
     folder = shutil.copytree(checkpoint, tmp_path / "partial")
     (folder / lost).unlink()
-    result = dsdeploy("serve", folder, "--port", 0)
+    result = dsdeploy("native", folder, "--port", 0)
     assert result.exit_code in (2, 4)
     assert lost in result.stderr
     assert "fault of dsdeploy" not in result.stderr

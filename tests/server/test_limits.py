@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import httpx
 import pytest
 
+from ..waiting import until
 from .impatient import BODY_SECONDS, HEAD_SECONDS, WRITE_SECONDS
 from .tools import IMPATIENT, is_error, is_error_body
 
@@ -114,13 +115,13 @@ def test_a_second_head_on_a_connection_has_its_time_as_well(impatient):
     assert seconds < HEAD_SECONDS + 5
 
 
-def test_a_hundred_half_heads_hinder_nobody_and_leave_nothing(impatient, wait_until):
+def test_a_hundred_half_heads_hinder_nobody_and_leave_nothing(impatient):
     before = impatient.inside.num_fds()
     with others_are_served(impatient), ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(connect(impatient)).sendall(HALF_A_HEAD)
-        wait_until(lambda: impatient.inside.num_fds() > before + 90)
-        wait_until(lambda: impatient.inside.num_fds() <= before + 2)
+        until(lambda: impatient.inside.num_fds() > before + 90)
+        until(lambda: impatient.inside.num_fds() <= before + 2)
 
 
 def head(length, path="/v1/completions"):
@@ -141,12 +142,12 @@ def test_a_body_has_its_time_and_no_more(impatient, dribbled):
     assert 0.5 * BODY_SECONDS < seconds < BODY_SECONDS + 5
 
 
-def test_whoever_leaves_in_a_body_is_forgotten(impatient, wait_until):
+def test_whoever_leaves_in_a_body_is_forgotten(impatient):
     before = impatient.inside.num_fds()
     for _ in range(20):
         with connect(impatient) as connection:
             connection.sendall(head(5000) + b"{")
-    wait_until(lambda: impatient.inside.num_fds() <= before + 1)
+    until(lambda: impatient.inside.num_fds() <= before + 1)
     assert impatient.is_idle()
 
 
@@ -273,16 +274,16 @@ def slow_reader(server):
     return connection
 
 
-def test_whoever_takes_nothing_of_an_answer_is_let_go(impatient, wait_until):
+def test_whoever_takes_nothing_of_an_answer_is_let_go(impatient):
     """Its place in the engine is freed, and its connection, though it stays on the line."""
     fds, memory = impatient.inside.num_fds(), impatient.inside.memory_info().rss
     with others_are_served(impatient), ExitStack() as stack:
         for _ in range(3):
             body = torrent()
             stack.enter_context(slow_reader(impatient)).sendall(head(len(body)) + body)
-        wait_until(lambda: impatient.metrics()["num_requests_running"] >= 48)
-        wait_until(lambda: impatient.metrics()["num_requests_running"] <= 1, WRITE_SECONDS + 30)
-        wait_until(lambda: impatient.inside.num_fds() <= fds + 2, WRITE_SECONDS + 30)
+        until(lambda: impatient.metrics()["num_requests_running"] >= 48)
+        until(lambda: impatient.metrics()["num_requests_running"] <= 1, WRITE_SECONDS + 30)
+        until(lambda: impatient.inside.num_fds() <= fds + 2, WRITE_SECONDS + 30)
     assert impatient.inside.memory_info().rss < memory + 200 * MIB
 
 
@@ -299,7 +300,7 @@ def test_whoever_takes_a_little_now_and_then_gets_it_all(impatient):
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
-def test_whoever_leaves_as_soon_as_it_has_asked_is_not_answered(impatient, wait_until, path):
+def test_whoever_leaves_as_soon_as_it_has_asked_is_not_answered(impatient, path):
     """At every moment: while the body is read, the template rendered, the stream begun."""
     fields = {"prompt": None, "messages": [{"role": "user", "content": "a"}], "logprobs": None}
     body = torrent(n=1) if path == "/v1/completions" else torrent(**fields, n=1)
@@ -310,5 +311,5 @@ def test_whoever_leaves_as_soon_as_it_has_asked_is_not_answered(impatient, wait_
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
             connection.sendall(head(len(body), path) + body)
             time.sleep(turn % 20 / 2000)
-    wait_until(impatient.is_idle, seconds=5)
+    until(impatient.is_idle, seconds=5)
     assert impatient.metrics()["generation_tokens_total"] < before + 4000

@@ -7,6 +7,7 @@ import resource
 
 import pytest
 
+from ..waiting import until
 from .tools import BABBLE
 
 CLIENTS = 1000
@@ -78,7 +79,7 @@ async def stampede(port):
     return {number: stream for number, stream in enumerate(streams) if number % 4 <= 1}
 
 
-def test_a_thousand_clients_of_whom_half_leave(busy, many_files, wait_until):
+def test_a_thousand_clients_of_whom_half_leave(busy, many_files):
     async def one(number):
         return text_of(await ask(busy.port, number, leaving=False))
 
@@ -91,8 +92,8 @@ def test_a_thousand_clients_of_whom_half_leave(busy, many_files, wait_until):
         assert len(streams) == CLIENTS / 2
         for number, stream in streams.items():
             assert text_of(stream) == expected[number % 60]
-        wait_until(busy.is_idle, seconds=5)
-        wait_until(lambda: busy.inside.num_fds() <= fds + 2, seconds=5)
+        until(busy.is_idle, seconds=5)
+        until(lambda: busy.inside.num_fds() <= fds + 2, seconds=5)
         memory.append(busy.inside.memory_info().rss / MIB)
     found = busy.metrics()
     assert found["spec_decode_num_accepted_tokens_total"] > 0

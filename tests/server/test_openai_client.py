@@ -7,6 +7,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from ..waiting import until
 from .tools import BABBLE, strictly
 
 CHAT = [{"role": "user", "content": "Hello"}]
@@ -190,29 +191,29 @@ def test_asynchronous_streams_side_by_side(run):
 LONG = {"model": "tiny", "max_tokens": 1000, "temperature": 0, "extra_body": {"ignore_eos": True}}
 
 
-def test_leaving_a_stream_frees_its_place(client, server, wait_until):
+def test_leaving_a_stream_frees_its_place(client, server):
     before = server.metrics()["generation_tokens_total"]
     with client.completions.create(prompt="a", stream=True, n=8, **LONG) as stream:
         next(iter(stream))
         assert server.metrics()["num_requests_running"] == 8
-    wait_until(server.is_idle, seconds=5)
+    until(server.is_idle, seconds=5)
     assert server.metrics()["generation_tokens_total"] < before + 8000
 
 
-def test_leaving_a_stream_of_an_asynchronous_client_frees_its_place(run, server, wait_until):
+def test_leaving_a_stream_of_an_asynchronous_client_frees_its_place(run, server):
     async def leave(client):
         stream = await client.completions.create(prompt="a", stream=True, n=3, **LONG)
         await anext(aiter(stream))
         await stream.close()
 
     run(leave)
-    wait_until(server.is_idle, seconds=5)
+    until(server.is_idle, seconds=5)
 
 
-def test_leaving_before_a_whole_answer_frees_its_place(server, wait_until):
+def test_leaving_before_a_whole_answer_frees_its_place(server):
     before = server.metrics()["generation_tokens_total"]
     body = {"prompt": "a", "n": 8, "max_tokens": 1000, "temperature": 0, "ignore_eos": True}
     with pytest.raises(httpx.ReadTimeout):
         server.post("/v1/completions", body, timeout=0.1)
-    wait_until(server.is_idle, seconds=5)
+    until(server.is_idle, seconds=5)
     assert server.metrics()["generation_tokens_total"] < before + 8000

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ..waiting import until
 from .tools import events, is_error, strictly
 
 pytestmark = pytest.mark.usefixtures("alive_after")
@@ -145,10 +146,10 @@ BODIES = {
 
 
 @pytest.fixture
-def alive_after(server, wait_until):
+def alive_after(server):
     yield
     assert server.process.poll() is None
-    wait_until(server.is_idle)
+    until(server.is_idle)
     assert len(server.complete("a", max_tokens=3, ignore_eos=True)["text"]) >= 0
 
 

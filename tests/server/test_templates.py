@@ -18,6 +18,7 @@ from dsdeploy.errors import UsageError
 from dsdeploy.runner.chat import ChatTemplate
 from dsdeploy.runner.text import Tokenizer
 
+from ..waiting import until
 from .tools import IMPATIENT, is_error
 
 MIB = 1 << 20
@@ -129,11 +130,11 @@ def test_while_a_template_loops_others_are_served(prey):
     assert chat(prey, "Hello").status_code == 200
 
 
-def test_a_template_s_process_is_begun_again_after_whatever_ends_it(prey, wait_until):
+def test_a_template_s_process_is_begun_again_after_whatever_ends_it(prey):
     assert chat(prey, "Hello").status_code == 200
     (worker,) = prey.inside.children(recursive=True)
     worker.kill()
-    wait_until(lambda: worker.status() == psutil.STATUS_ZOMBIE)
+    until(lambda: worker.status() == psutil.STATUS_ZOMBIE)
     assert chat(prey, "Hello").status_code == 200
     (other,) = prey.inside.children(recursive=True)
     assert other.pid != worker.pid

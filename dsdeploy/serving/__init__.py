@@ -1,0 +1,1 @@
+"""Deployments on machines of one's own: started, watched, explained and stopped."""
