@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-engines lint clean
 
 .venv/ready: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv .venv
@@ -26,7 +26,10 @@ lint: .venv/test-ready
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3
+
+test-engines: .venv/test-ready
+	tests/engines/run
 
 clean:
-	rm -rf .venv demo-output build dist
+	rm -rf .venv .engines demo-output build dist

@@ -11,8 +11,19 @@ import shutil
 import pytest
 
 from .answers import of_completions, of_runner, of_sglang
-from .servers import native, served, sglang, vllm
+from .servers import Commands, native, served, sglang, vllm
 
+TWO_DEVICES = """\
+name: two-devices
+description: One machine, taken for two devices.
+accelerator: cpu-laptop
+nodes: 1
+accelerators_per_node: 2
+host_memory: 16GB
+disk: {space: 100GB, read: 1GB/s}
+intra_node: {kind: memory, bandwidth: 10GB/s}
+container_runtime: none
+"""
 LENGTHS = (9, 17, 64, 65, 130, 257, 300)
 """The runner's pages have 64 tokens."""
 
@@ -51,21 +62,35 @@ def altered(checkpoint, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def ask(prompts, tmp_path_factory):
-    """`ask(start, client)`: start a server, put the questions to it, end it."""
+def commands(tmp_path_factory):
+    return Commands(tmp_path_factory.mktemp("state"))
 
-    def run(start, client):
-        with served(*start, tmp_path_factory.mktemp("server") / "log") as server:
+
+@pytest.fixture(scope="session")
+def ask(prompts, commands):
+    """`ask(checkpoint, options, client)`: serve it, put the questions to it, stop it."""
+
+    def run(checkpoint, options, client):
+        with served(commands, checkpoint, options) as server:
             return client(server, prompts)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def ask_vllm(ask):
-    """`ask_vllm(checkpoint)`"""
-    python = _interpreter("DSDEPLOY_VLLM_PYTHON")
-    return lambda checkpoint: ask(vllm(python, checkpoint), of_completions)
+def vllm_python():
+    return _interpreter("DSDEPLOY_VLLM_PYTHON")
+
+
+@pytest.fixture(scope="session")
+def sglang_python():
+    return _interpreter("DSDEPLOY_SGLANG_PYTHON")
+
+
+@pytest.fixture(scope="session")
+def ask_vllm(ask, vllm_python):
+    """`ask_vllm(checkpoint, *more_options)`"""
+    return lambda checkpoint, *more: ask(checkpoint, [*vllm(vllm_python), *more], of_completions)
 
 
 @pytest.fixture(scope="session")
@@ -74,8 +99,13 @@ def vllm_answers(ask_vllm, checkpoint):
 
 
 @pytest.fixture(scope="session")
-def sglang_answers(ask, checkpoint):
-    return ask(sglang(_interpreter("DSDEPLOY_SGLANG_PYTHON"), checkpoint), of_sglang)
+def ask_sglang(ask, sglang_python):
+    return lambda checkpoint, *more: ask(checkpoint, [*sglang(sglang_python), *more], of_sglang)
+
+
+@pytest.fixture(scope="session")
+def sglang_answers(ask_sglang, checkpoint):
+    return ask_sglang(checkpoint)
 
 
 @pytest.fixture(scope="session", params=["vllm", "sglang"])
@@ -85,12 +115,20 @@ def engine_answers(request):
 
 @pytest.fixture(scope="session")
 def server_answers(ask, checkpoint):
-    return ask(native(checkpoint), of_completions)
+    return ask(checkpoint, native(), of_completions)
 
 
 @pytest.fixture(scope="session")
 def runner_answers(dsdeploy, checkpoint, prompts):
     return of_runner(dsdeploy, checkpoint, prompts)
+
+
+@pytest.fixture(scope="session")
+def two_devices(tmp_path_factory):
+    """A profile of this machine as two devices."""
+    path = tmp_path_factory.mktemp("profile") / "two.yaml"
+    path.write_text(TWO_DEVICES)
+    return path
 
 
 def _interpreter(variable):

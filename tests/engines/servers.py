@@ -1,105 +1,131 @@
-"""Servers as processes of their own: started, waited for, asked, and ended with all their children."""
+"""Real engines, started by `dsdeploy serve` as a user starts them, and gone without a trace."""
 
+import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
+from dsdeploy.serving.processes import members
+
 NAME = "tiny"
 PATIENCE_S = 600
 """An engine imports for half a minute; on a busy machine, for several."""
-GRACE_S = 20
+PROGRAM = Path(sys.executable).with_name("dsdeploy")
+SHARED = Path("/dev/shm")
 
 
-def vllm(python, checkpoint):
-    """(command, environment) of vLLM in float32. Compiling would cost more than a few tokens do."""
-    command = [python, "-m", "vllm.entrypoints.cli.main", "serve", checkpoint, "--enforce-eager"]
-    command += ["--dtype", "float32", "--max-model-len", "2048", "--served-model-name", NAME]
-    environment = {"TORCH_COMPILE_DISABLE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    return command, environment | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+def vllm(python):
+    """Options of serve for vLLM in float32. Compiling would cost more than a few tokens do."""
+    words = ["--backend", "vllm", "--engine-python", python]
+    extra = ["--enforce-eager", "--dtype=float32"]
+    return [
+        *words,
+        *_extra(extra),
+        *_environment(TORCH_COMPILE_DISABLE="1", VLLM_NO_USAGE_STATS="1"),
+    ]
 
 
-def sglang(python, checkpoint):
+def compiled_vllm(python):
+    words = ["--backend", "vllm", "--engine-python", python]
+    return [*words, *_extra(["--dtype=float32"]), *_environment(VLLM_NO_USAGE_STATS="1")]
+
+
+def sglang(python):
     """SGLang in float32. Attention is plain torch's: its kernels for the CPU need AMX."""
-    command = [python, "-m", "sglang.launch_server", "--model-path", checkpoint, "--device", "cpu"]
-    command += ["--dtype", "float32", "--context-length", "2048", "--served-model-name", NAME]
-    command += ["--attention-backend", "torch_native", "--sampling-backend", "pytorch"]
-    command += ["--max-total-tokens", "8192", "--mem-fraction-static", "0.3"]
-    command += ["--disable-overlap-schedule", "--disable-radix-cache"]
-    return command, {"SGLANG_USE_CPU_ENGINE": "1"}
+    words = ["--backend", "sglang", "--engine-python", python]
+    extra = [
+        "--dtype=float32", "--attention-backend=torch_native", "--sampling-backend=pytorch",
+        "--disable-overlap-schedule", "--disable-radix-cache",
+    ]  # fmt: skip
+    return [*words, *_extra(extra)]
 
 
-def native(checkpoint):
-    command = [sys.executable, "-m", "dsdeploy", "serve", checkpoint, "--backend", "native"]
-    return [*command, "--dtype", "float32", "--name", NAME], {}
+def native():
+    return ["--backend", "native", *_extra(["--dtype=float32"])]
+
+
+def on_two(profile, **sizes):
+    """On a machine of two devices; each engine's processes take a core of their own."""
+    layout = [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
+    cores = _environment(VLLM_CPU_OMP_THREADS_BIND="0|1", SGLANG_CPU_OMP_THREADS_BIND="0|1")
+    return ["--profile", profile, *layout, *cores]
+
+
+def _extra(words):
+    return [f"--extra-arg={word}" for word in words]
+
+
+def _environment(**variables):
+    return [f"--extra-env={name}={value}" for name, value in variables.items()]
+
+
+def surroundings(**variables):
+    """Of an engine, whose kernels are compiled, whatever ours are."""
+    return {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | variables
 
 
 @dataclass(frozen=True)
 class Server:
-    process: subprocess.Popen
     url: str
-    log: Path
+    folder: Path
+    """Of the deployment."""
+    said: str
+    """By serve, until it was ready."""
+    phases: tuple[str, ...]
 
     def post(self, path, **body):
         try:
             answer = httpx.post(self.url + path, json=body, timeout=PATIENCE_S)
             return answer.raise_for_status().json()
         except httpx.HTTPError as error:
-            raise self.failed(str(error)) from error
+            last = (self.folder / "log").read_text(errors="replace").splitlines()[-60:]
+            raise AssertionError("\n".join([str(error), *last])) from error
 
-    def failed(self, what):
-        last = self.log.read_text(errors="replace").splitlines()[-60:]
-        return AssertionError("\n".join([f"{what} The end of {self.log}:", *last]))
 
-    def wait(self):
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise self.failed(f"It ended with exit code {self.process.returncode}.")
-            with suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/health").is_success:
-                    return
-            time.sleep(0.5)
-        raise self.failed(f"It was not ready after {PATIENCE_S} s.")
+@dataclass(frozen=True)
+class Commands:
+    """`dsdeploy` with deployments of its own."""
 
-    def end(self):
-        """Workers may outlive the process that started them, so the whole group."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(GRACE_S)
+    state: Path
+
+    def run(self, *words, check=True, merged=True, **options):
+        """`merged`: what it says on stderr is part of stdout."""
+        environment = surroundings(HF_HUB_OFFLINE="1", DSDEPLOY_STATE=str(self.state))
+        done = subprocess.run(
+            [PROGRAM, *map(str, words)], env=environment, text=True, timeout=PATIENCE_S,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT if merged else None, **options,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, done.stdout
+        return done
+
+    def deployment(self, name=NAME):
+        found = json.loads(self.run("ps", "--json").stdout)["deployments"]
+        return next(each for each in found if each["name"] == name)
 
 
 @contextmanager
-def served(command, environment, log) -> Iterator[Server]:
-    port = _free_port()
-    words = [*map(str, command), "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            words,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    server = Server(process, f"http://127.0.0.1:{port}", log)
+def served(commands, checkpoint, options) -> Iterator[Server]:
+    shared = set(SHARED.iterdir())
+    words = ["serve", checkpoint, *options, "--port", 0, "--context", "2K", "--detach"]
+    started = commands.run(*words, "--name", NAME, "--served-name", NAME, check=False)
     try:
-        server.wait()
-        yield server
+        assert started.returncode == 0, started.stdout
+        status = commands.deployment()["status"]
+        yield Server(
+            url=commands.deployment()["deployment"]["address"],
+            folder=commands.state / NAME,
+            said=started.stdout,
+            phases=tuple(name for name, _ in status["phases"]),
+        )
     finally:
-        server.end()
-
-
-def _free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+        commands.run("stop", "--all")
+    assert not members(status["marker"])
+    # SGLang kills the tracker that would remove its semaphores of 32 bytes, and nobody maps them.
+    left = {path for path in SHARED.iterdir() if not path.name.startswith("sem.mp-")} - shared
+    assert not left, left

@@ -4,7 +4,7 @@ Not part of the ordinary suite: `test_judge.py` says how to name the engines' Py
 """
 
 import json
-import os
+import re
 import subprocess
 
 import pytest
@@ -16,6 +16,7 @@ from dsdeploy.deploy.flags import load_catalogue
 from ..deploy.launches import SHOWN, launched, shown
 from .conftest import _interpreter
 from .parsers import OPTIONS, PARSE, SGLANG, VLLM
+from .servers import surroundings
 
 SUPPRESSED = "==SUPPRESS=="
 
@@ -26,7 +27,7 @@ class Engine:
         self.catalogue = load_catalogue(package, release).catalogue
 
     def run(self, code, *words):
-        environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "SGLANG_USE_CPU_ENGINE": "1"}
+        environment = surroundings(VLLM_CPU_KVCACHE_SPACE="1", SGLANG_USE_CPU_ENGINE="1")
         command = [self.python, "-c", OPTIONS + self.program + code, *words]
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
@@ -140,6 +141,11 @@ def test_the_check_and_the_parser_agree(engine):
         assert (kinds <= HARMLESS) == parses, f"{line}: {kinds}"
 
 
+def _on_the_second_node(line):
+    line = re.sub(r"<(\d+) x RANK>", r"\1", line)
+    return line.replace("<RANK>", "1").replace("<HEAD>", "host")
+
+
 def test_what_backends_render_parses(engine):
     """Every machine's command line, with all features, as a line without spaces in its words."""
     name = engine.catalogue.package.rpartition(".")[2]
@@ -153,7 +159,7 @@ def test_what_backends_render_parses(engine):
                 for node in launch.nodes[:2]:
                     argv = [shown(word) for word in node.processes[0].argv]
                     words = called_command(argv)[1]
-                    lines.append(" ".join(words).replace("<RANK>", "1").replace("<HEAD>", "host"))
+                    lines.append(_on_the_second_node(" ".join(words)))
     assert len(lines) >= 6
     answer = engine.run(PARSE, json.dumps(lines))
     taken = json.loads(answer.stdout.splitlines()[-1])
