@@ -1,3 +1,3 @@
 """From a Hugging Face repository to a verified DeepSeek-V3 endpoint."""
 
-__version__ = "0.4.0"
+__version__ = "0.7.0"

@@ -11,10 +11,21 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "dsdeploy").rglob("*.py"))
 
 # Each folder may import those after it; shared leaves are errors, units, output, resources, jit,
-# strict_yaml and whole_files.
-ORDER = ["cli", "deploy", "runner", "convert", "synth", "building", "planning", "hardware"]
-ORDER += ["checkpoint", "model"]
-LEAVES = {"errors", "units", "output", "resources", "jit", "strict_yaml", "whole_files"}
+# strict_yaml, whole_files and ssh.
+ORDER = [
+    "cli",
+    "doctor",
+    "serving",
+    "deploy",
+    "runner",
+    "convert",
+    "synth",
+    "building",
+    "planning",
+    "hardware",
+]
+ORDER += ["hub", "checkpoint", "model", "client"]
+LEAVES = {"errors", "units", "output", "resources", "jit", "strict_yaml", "whole_files", "ssh"}
 
 
 def imports_of(path):
@@ -49,7 +60,17 @@ def test_importing_the_commands_loads_nothing_heavy():
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    heavy = {"torch", "numba", "numpy", "llvmlite", "rich", "huggingface_hub", "jinja2", "yaml"}
+    heavy = {
+        "torch",
+        "numba",
+        "numpy",
+        "llvmlite",
+        "rich",
+        "huggingface_hub",
+        "jinja2",
+        "yaml",
+        "httpx",
+    }
     assert not heavy & set(loaded.stdout.split())
 
 
