@@ -26,6 +26,8 @@ _SHARD = 5 * 10**9
 """Bytes of a shard, at most, as the Hub's libraries cut them: what may be staged for a worker."""
 _FEW = 3
 """Shards that may be staged however few the workers: an output can begin in one and end in another."""
+_AHEAD = 2
+"""Shards that come, at most, while others are read: more of them would be no faster."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class OpenRepository:
         needed = bytes_at_once(needs, sizes)
         if needed > max(workers, _FEW) * _SHARD:
             return Transit(files, None)
-        return Transit(files, max(needed, workers * max(sizes.values(), default=0)))
+        largest = max(sizes.values(), default=0)
+        return Transit(files, max(needed, min(workers * largest, needed + _AHEAD * largest)))
 
     def sources(
         self, plan: BuildPlan, target: Path, part: Part, workers: int, out: Output

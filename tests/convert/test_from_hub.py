@@ -1,5 +1,6 @@
 """Conversion and inspection with a Hub as the source."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +84,18 @@ def test_each_shard_comes_once_and_the_disk_holds_few_at_a_time(
     assert max(staged) <= 3 * max(path.stat().st_size for path in shards)
     heads = sum(min(path.stat().st_size, 256 << 10) for path in shards)
     assert sum(weights_fetched(hub).values()) == heads + sum(p.stat().st_size for p in shards)
+
+
+def test_the_more_workers_the_more_is_staged_but_not_for_ever(hub, fp8, dsdeploy, tmp_path):
+    def staged(workers):
+        words = (f"hf://{NAME}", tmp_path / "out", "--max-shard-size", "1kB", "--workers", workers)
+        said = dsdeploy("convert", *words, "--dry-run").stdout
+        return float(re.search(r"staged +([\d.]+) kB at a time", said)[1])
+
+    largest = max(path.stat().st_size for path in fp8.glob("*.safetensors")) / 1000
+    at_once = staged(1)  # what one output reads
+    assert staged(3) == pytest.approx(3 * largest, abs=0.01)
+    assert staged(32) == staged(256) == pytest.approx(at_once + 2 * largest, abs=0.01)
 
 
 def test_per_rank_files_are_read_by_ranges_and_that_is_said(
