@@ -31,7 +31,7 @@ class PartFile:
         except OSError:
             self.close()
             raise
-        self._hashing = threading.Lock()
+        self._writing, self._hashing = threading.Lock(), threading.Lock()
         self.begin_again(done)
 
     def begin_again(self, done: Iterable[int] = ()) -> None:
@@ -47,9 +47,11 @@ class PartFile:
 
     def write(self, data: bytes | memoryview, position: int) -> None:
         view = memoryview(data)
-        while view:
-            count = os.pwrite(self._descriptor, view, position)
-            view, position = view[count:], position + count
+        # Linux writes one piece of a file at a time, and whoever waits for its turn there spins.
+        with self._writing:
+            while view:
+                count = os.pwrite(self._descriptor, view, position)
+                view, position = view[count:], position + count
 
     def hash_what_is_there(self) -> bool:
         """Go on with the hash over the chunks that are done in a row. True for the one of several
