@@ -1,9 +1,9 @@
 """The Hub that downloads are measured against: the tests' stand-in, as a process of its own.
 
-    python benchmarks/hub_server.py FOLDER
+    python benchmarks/hub_server.py FOLDER...
 
-Prints its address, and how many bytes a second it may send is read from stdin, a line each time
-(0: as many as it can).
+Each is the repository owner/NAME. Prints its address, and how many bytes a second it may send is
+read from stdin, a line each time (0: as many as it can).
 """
 
 import importlib.util
@@ -22,7 +22,8 @@ def main() -> None:
     sys.modules["stand_in"] = module
     spec.loader.exec_module(module)
     with module.standing_in() as hub:
-        hub.add("owner/model", Path(sys.argv[1]))
+        for folder in map(Path, sys.argv[1:]):
+            hub.add(f"owner/{folder.name}", folder)
         print(hub.url, flush=True)
         for line in sys.stdin:
             hub.rate = int(line) or None
