@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dsdeploy.deploy.flags import Catalogue, load_catalogue, order
+from dsdeploy.deploy.flags import Catalogue, load_catalogue, order, spelling
 from dsdeploy.deploy.launch import Container, File, Launch, Port, Process, Word
 from dsdeploy.deploy.wanted import Wanted, network_environment, nodes_of, probes, variant
 from dsdeploy.planning.plan import Plan
@@ -87,8 +87,8 @@ def _parsers(wanted: Wanted, catalogue: Catalogue) -> list[Word]:
     words: list[Word] = []
     if wanted.reasoning and variant(wanted.weights) == "r1":
         words += ["--reasoning_parser", "deepseek-r1"]
-    if wanted.tools and "--tool_parser" in catalogue.flags:
-        words += ["--tool_parser", "deepseek_v3"]
+    if wanted.tools:
+        words += [spelling(catalogue, "--tool_parser"), "deepseek_v3"]
     return words
 
 

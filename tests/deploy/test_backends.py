@@ -119,6 +119,14 @@ def test_amds_vllm_and_ascends_need_releases_that_have_this_model():
     assert "needs vLLM Ascend >= 0.11.0" in error.value.hint
 
 
+def test_calls_of_tools_are_parsed_by_tensorrt_llm_since_a_release():
+    with pytest.raises(UsageError) as error:
+        launched("tensorrt-llm", "8xh200", "1.1.0", {"tools": True})
+    assert "needs TensorRT-LLM >= 1.2.0" in error.value.hint
+    argv = launched("tensorrt-llm", "8xh200", "1.2.0", {"tools": True}).head.processes[0].argv
+    assert argv[argv.index("--tool_parser") + 1] == "deepseek_v3"
+
+
 def test_ascends_vllm_is_named_by_its_own_release_and_takes_vllms_flags():
     launch = launched("vllm-ascend", "1xatlas-a3", "0.22.1rc1", precision="int8")
     assert launch.container.image == "quay.io/ascend/vllm-ascend:v0.22.1rc1-a3"

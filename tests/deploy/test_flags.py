@@ -37,6 +37,7 @@ def kinds(package, release, *words, **environment):
         (SGLANG, "0.5.23", "serve", 559 + 2),
         (LMDEPLOY, "0.18.0", "serve", 77 + 2),
         (LMDEPLOY, "0.18.0", "proxy", 12 + 2),
+        (TENSORRT_LLM, "1.1.0", "serve", 22 + 1),
         (TENSORRT_LLM, "1.4.0rc1", "serve", 59 + 1),
     ],
 )
@@ -218,6 +219,9 @@ def test_vllm_takes(words):
         (SGLANG, "0.5.23", ["--tp_size", "8"], "unknown"),
         (SGLANG, "0.5.23", ["--enable-dp-attention"], "deprecated"),
         (LMDEPLOY, "0.18.0", ["model", "--dtype", "fp8"], "value"),
+        (TENSORRT_LLM, "1.1.0", ["model", "--tensor_parallel_size", "8"], "not yet"),
+        (TENSORRT_LLM, "1.1.0", ["model", "--config", "x.yaml"], "not yet"),
+        (TENSORRT_LLM, "1.1.0", ["model", "--reasoning_parser", "qwen3"], "value"),
         (TENSORRT_LLM, "1.2.0", ["model", "--tp", "8"], "unknown"),
         (TENSORRT_LLM, "1.2.0", ["model", "--served_model_name", "x"], "not yet"),
     ],
