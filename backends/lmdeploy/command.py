@@ -18,12 +18,15 @@ from dsdeploy.deploy.launch import (
     Symbol,
     Word,
 )
+from dsdeploy.deploy.ray import RAY_PORT, follower, on_head
 from dsdeploy.deploy.wanted import Wanted, network_environment, nodes_of, probes
 from dsdeploy.planning.plan import Plan
 
 from .phases import PHASES
 
-RAY_PORT, _MASTER_PORT, _SERVER_PORT = 6379, 29500, 23334
+_MASTER_PORT, _SERVER_PORT = 29500, 23334
+HERE = "NODE_ADDRESS"
+"""Where Ray's own script looks for this node's address."""
 _KEY_NOTE = (
     "LMDeploy takes API keys on its command line only, where every user of the machine can read "
     "them: none is passed. Keep it on a private address, with a proxy that asks for the key."
@@ -54,26 +57,19 @@ def container_of(wanted: Wanted, catalogue: Catalogue) -> Container:
     return Container(wanted.image or f"openmmlab/lmdeploy:v{catalogue.release}")
 
 
-# In one process, so that Ray's daemon lives as long as the server in a container or a job's step.
-RAY_HEAD: tuple[Word, ...] = (
-    "bash", "-c", f'ray start --head --port {RAY_PORT} && exec "$@"', "bash",
-)  # fmt: skip
-
-
 def _alone(plan: Plan, wanted: Wanted, catalogue: Catalogue, first: bool) -> tuple[Process, ...]:
     ray = (Port("ray", RAY_PORT, internal=True),) if plan.nodes > 1 else ()
     environment = environment_of(plan, wanted, catalogue)
     if not first:
-        join = ("ray", "start", "--block", "--address", Joined((Symbol.HEAD, f":{RAY_PORT}")))
-        return (Process("ray", join, environment, ports=ray),)
+        return (Process("ray", follower(HERE), environment, ports=ray),)
+    command = (
+        *_server(plan, wanted, catalogue, wanted.host, wanted.port),
+        *(("--distributed-executor-backend", "ray") if over_ray(plan, catalogue) else ()),
+        *wanted.extra_arguments,
+    )
     server = Process(
         name="lmdeploy",
-        argv=(
-            *(RAY_HEAD if plan.nodes > 1 else ()),
-            *_server(plan, wanted, catalogue, wanted.host, wanted.port),
-            *(("--distributed-executor-backend", "ray") if over_ray(plan, catalogue) else ()),
-            *wanted.extra_arguments,
-        ),
+        argv=on_head(HERE, command) if plan.nodes > 1 else command,
         environment=environment,
         ports=(Port("http", wanted.port), *ray),
         probes=probes(plan, wanted.port, "/health", "/health"),
@@ -150,6 +146,8 @@ def environment_of(plan: Plan, wanted: Wanted, catalogue: Catalogue) -> Mapping[
     told = "LMDEPLOY_EXECUTOR_BACKEND" in catalogue.environment  # older releases need not be
     if told and plan.nodes > 1 and plan.layout.data == 1:
         found["LMDEPLOY_EXECUTOR_BACKEND"] = "ray"
+    if plan.nodes > 1 and plan.layout.data == 1:
+        found[HERE] = Symbol.HERE
     if plan.layout.data > 1:
         found |= {"LMDEPLOY_DP_MASTER_ADDR": Symbol.HEAD}
         found |= {"LMDEPLOY_DP_MASTER_PORT": str(_MASTER_PORT)}

@@ -10,13 +10,14 @@ import json
 from typing import Any
 
 from dsdeploy.deploy.flags import Catalogue, load_catalogue, spelling
-from dsdeploy.deploy.launch import File, Joined, Launch, Port, Process, Symbol
+from dsdeploy.deploy.launch import File, Launch, Port, Process
+from dsdeploy.deploy.ray import RAY_PORT, follower, on_head
 from dsdeploy.deploy.wanted import Wanted, nodes_of
 from dsdeploy.errors import UsageError
 from dsdeploy.planning.plan import Plan
 from dsdeploy.resources import read_template
 
-from .command import RAY_HEAD, RAY_PORT, container_of, environment_of, over_ray
+from .command import HERE, container_of, environment_of, over_ray
 
 _SCRIPT, _SETTINGS = "pipeline.py", "pipeline.json"
 _NOTE = (
@@ -24,11 +25,6 @@ _NOTE = (
     "into answers.jsonl there; --extra-env PROMPTS=/a/path and ANSWERS=/a/path name others, as a job "
     "of Slurm needs, whose folder is new each time."
 )
-_FOLLOW = (
-    'ray start --address "$1" && while ray status --address "$1" >/dev/null 2>&1; do sleep 5; done; '
-    "ray stop"
-)
-"""A node that helps as long as the first one's Ray answers."""
 
 
 def launch(plan: Plan, wanted: Wanted, release: str | None) -> Launch:
@@ -64,12 +60,12 @@ def _process(plan: Plan, wanted: Wanted, catalogue: Catalogue, first: bool) -> P
     ports = (Port("ray", RAY_PORT, internal=True),) if plan.nodes > 1 else ()
     environment = environment_of(plan, wanted, catalogue)
     if not first:
-        head = Joined((Symbol.HEAD, f":{RAY_PORT}"))
-        return Process("ray", ("bash", "-c", _FOLLOW, "bash", head), environment, ports=ports)
+        return Process("ray", follower(HERE), environment, ports=ports)
     settings = json.dumps(_settings(plan, wanted, catalogue), indent=2) + "\n"
+    command = ("python3", _SCRIPT)
     return Process(
         name="pipeline",
-        argv=(*(RAY_HEAD if plan.nodes > 1 else ()), "python3", _SCRIPT),
+        argv=on_head(HERE, command) if plan.nodes > 1 else command,
         environment=environment,
         files=(
             File(_SCRIPT, read_template(f"lmdeploy/{_SCRIPT}")),
@@ -98,5 +94,4 @@ def _settings(plan: Plan, wanted: Wanted, catalogue: Catalogue) -> dict[str, Any
         "model": wanted.weights,
         "engine": engine,
         "drafts": drafts,
-        "ray": plan.nodes > 1,
     }

@@ -11,6 +11,7 @@ from math import ceil
 
 from dsdeploy.deploy.flags import Catalogue, load_catalogue, spelling
 from dsdeploy.deploy.launch import Container, Launch, Port, Process, Secret, Symbol, Word
+from dsdeploy.deploy.ray import follower, on_head
 from dsdeploy.deploy.wanted import (
     API_KEY,
     Wanted,
@@ -24,8 +25,8 @@ from dsdeploy.planning.plan import Plan
 from . import disaggregated
 from .nodes import over_ray, parallel, peers_port
 from .phases import PHASES
-from .ray import FOLLOWER, on_head
 
+_HERE = "VLLM_HOST_IP"
 _PATIENCE = "VLLM_ENGINE_READY_TIMEOUT_S"
 _DRAFTING = json.dumps({"method": "mtp", "num_speculative_tokens": 1}, separators=(",", ":"))
 _CPU_CACHE_BYTES = 2
@@ -65,7 +66,7 @@ def process(
     internal = Port("peers", peers_port(plan, catalogue), internal=True)
     return Process(
         name="vllm" if first or not ray else "ray",
-        argv=(on_head(command) if first else FOLLOWER) if ray else command,
+        argv=(on_head(_HERE, command) if first else follower(_HERE)) if ray else command,
         environment={
             **_environment(plan, wanted, catalogue),
             **(disaggregated.environment() if wanted.role else {}),
@@ -118,5 +119,5 @@ def _environment(plan: Plan, wanted: Wanted, catalogue: Catalogue) -> Mapping[st
     if wanted.key:
         found["VLLM_API_KEY"] = API_KEY
     if plan.nodes > 1:
-        found["VLLM_HOST_IP"] = Symbol.HERE
+        found[_HERE] = Symbol.HERE
     return found | network_environment(plan, "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dsdeploy.deploy.flags import Catalogue, spelling
 from dsdeploy.deploy.launch import RankTimes, Symbol, Word
+from dsdeploy.deploy.ray import RAY_PORT
 from dsdeploy.errors import UsageError
 from dsdeploy.planning.plan import Plan
-
-from .ray import RAY_PORT
 
 _MASTER_PORT, _DATA_PORT = 29501, 29550
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -31,19 +30,8 @@ KNOWN = {"messages", "prompt", "custom_id", "model", *SAMPLING}
 
 def main() -> None:
     settings = json.loads(SETTINGS.read_text(encoding="utf-8"))
-    try:
-        run(
-            settings,
-            Path(os.environ.get("PROMPTS", "prompts.jsonl")),
-            Path(os.environ.get("ANSWERS", "answers.jsonl")),
-        )
-    finally:
-        if settings["ray"]:
-            # The other nodes wait for this one's Ray to end.
-            subprocess.run(["ray", "stop"], check=False)
-
-
-def run(settings: dict, prompts: Path, answers: Path) -> None:
+    prompts = Path(os.environ.get("PROMPTS", "prompts.jsonl"))
+    answers = Path(os.environ.get("ANSWERS", "answers.jsonl"))
     requests = read_requests(prompts)
     for line in read_answers(answers):
         requests.pop(line, None)

@@ -9,6 +9,7 @@ from dsdeploy.deploy.backend import backend_names
 from dsdeploy.deploy.doubts import called_command, doubts
 from dsdeploy.deploy.flags import load_catalogue, order
 from dsdeploy.deploy.launch import Secret
+from dsdeploy.deploy.render import TARGETS, Place, render
 from dsdeploy.errors import UsageError
 from dsdeploy.planning.planner import Sizes
 
@@ -73,6 +74,18 @@ def test_every_flag_of_every_combination_is_known_to_its_release():
     for backend, release, hint in refused:
         assert "needs" in hint
         assert order(release) < order(releases(backend)[-1])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_everything_shown_is_rendered_for_every_target(target):
+    for backend, machine, wish in SHOWN:
+        launch = launched(backend, machine, **wish)
+        place = Place(tuple(f"10.0.0.{rank + 1}" for rank in range(len(launch.nodes))))
+        if launch.launcher == "mpi" and target not in ("shell", "slurm"):
+            with pytest.raises(UsageError, match="Ranks of MPI on 2 nodes"):
+                render(launch, target, place, ("",))
+        else:
+            assert render(launch, target, place, ("",))
 
 
 def test_the_newest_releases_are_asked_nothing_deprecated():

@@ -25,7 +25,7 @@ from ..waiting import until
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 QUICK = Patience(
-    startup=8, answer=5, deep_period=0.6, deep_timeout=0.5, deep_failures=2, grace=1,
+    startup=60, answer=5, deep_period=0.6, deep_timeout=1.5, deep_failures=2, grace=1,
     restarts=1, backoff=0.1, backoff_most=0.2, steady=600,
 )  # fmt: skip
 PHASES = {}
@@ -47,7 +47,7 @@ class Running:
     def log(self):
         return (self.folder / "log").read_text(errors="replace")
 
-    def until(self, *states, seconds=30, also=lambda status: True):
+    def until(self, *states, seconds=60, also=lambda status: True):
         """The status when it is one of these."""
 
         def reached():
