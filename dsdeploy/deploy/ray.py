@@ -5,7 +5,7 @@ devices. That process ends them: the engine first, then Ray. A follower waits fo
 port, and ends when that port is gone. Ray and the engine must mean the same by "this node", or the
 engine waits for a node that never comes: the variable that holds a node's address for the engine is
 given the number that Ray is given, whatever the node is called. `ray start` may hang when it is told to
-end; killed, it takes its daemons along.
+end, and a follower's daemons stay behind when the first node has gone before: both are killed then.
 Sources: vLLM's examples multi-node-serving.sh and run_cluster.sh; Ray's `ray start --block`.
 """
 
@@ -19,12 +19,17 @@ variable=$1 port=$2
 read -r here _ < <(getent ahostsv4 "${!variable}") || here=${!variable}
 export "$variable=$here"
 ray= engine=
+below() {
+    local child
+    for child in $(cat /proc/"$1"/task/*/children); do echo "$child"; below "$child"; done
+}
 end() {
     trap - EXIT TERM INT HUP
     [ -z "$engine" ] || { kill -TERM "$engine" && wait "$engine"; }
+    daemons=$(below "$ray")
     kill -TERM "$ray"
-    for _ in {1..10}; do kill -0 "$ray" || return; sleep 1; done
-    kill -KILL "$ray"
+    for _ in {1..10}; do kill -0 "$ray" || break; sleep 1; done
+    kill -KILL "$ray" $daemons
 } 2>/dev/null
 trap end EXIT
 trap 'exit 143' TERM

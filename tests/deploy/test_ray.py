@@ -14,6 +14,7 @@ from dsdeploy.deploy.launch import Symbol
 from dsdeploy.planning.planner import Sizes
 
 from ..ports import free_port
+from ..waiting import until
 from .launches import launched
 
 RAY = """#!/bin/bash
@@ -82,6 +83,14 @@ def log(tmp_path):
     return lines
 
 
+def is_a_group(number):
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def processes(backend="vllm", release="0.10.0"):
     launch = launched(backend, "2x8xh100", release, sizes=Sizes(tensor=16))
     return [node.processes[0] for node in launch.nodes]
@@ -141,6 +150,7 @@ def test_a_follower_ends_well_with_the_first_node(start, log):
         log("ray start")
     assert follower.wait(60) == 0
     assert log("ray ends")[-1] == "ray ends"
+    until(lambda: not is_a_group(follower.pid))
 
 
 def test_a_follower_without_ray_says_how_it_failed(start):
