@@ -68,15 +68,23 @@ def engine_on(backend: Backend, host: str, ssh_config: Path | None, python: Path
     return Engine(done.stdout.strip(), folder, where)
 
 
-def engine_in(program: str) -> Engine:
-    """In the engine's own image, which holds the newest release that is known."""
+def engine_in(program: str, backend: Backend, image: str) -> Engine:
+    """In an image: the engine's own one holds the newest release that is known; another, by `image`,
+    is asked, for which it is fetched if it is not here."""
     if shutil.which(program) is None:
         raise DeployError(
             f"There is no {program} here.",
             "Install it, or name the engine's environment with --engine-python.",
             ExitCode.ENGINE,
         )
-    return Engine(None, "", f"its image, by {program}")
+    if not image or backend.distribution is None:
+        return Engine(None, "", f"{image or 'its image'}, by {program}")
+    ask = [program, "run", "--rm", "--entrypoint", "python3", image, "-c", _ASK]
+    # What is shown while it is fetched goes to the terminal.
+    done = subprocess.run([*ask, backend.distribution], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        return Engine(None, "", f"{image}, by {program}; it does not say which release it has")
+    return Engine(done.stdout.strip(), "", f"{image}, by {program}")
 
 
 def found_engines(python: Path | None) -> tuple[str, ...]:

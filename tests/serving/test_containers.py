@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dsdeploy.deploy.flags import load_catalogue
+
 from ..ports import free_port
 from ..waiting import until
 
@@ -19,6 +21,9 @@ PROGRAM = Path(sys.executable).with_name("dsdeploy")
 DOCKER = """\
 #!/bin/bash
 printf '%s\\n' "$*" >>"$CALLS"
+case "$*" in
+    *importlib.metadata*) echo 0.30.0; exit RELEASE ;;
+esac
 case $1 in
     run)
         env -u DSDEPLOY_DEPLOYMENT setsid PYTHON STAND_IN vllm "$PORT" FAILURE >"$CALLS.log" 2>&1 &
@@ -35,9 +40,10 @@ esac
 def docker(tmp_path, monkeypatch):
     """`docker("podman", failure)`: a program of this name; what it was asked, a line each."""
 
-    def install(program, port, failure="none"):
+    def install(program, port, failure="none", release_status=0):
         stand_in = shlex.quote(str(Path(__file__).with_name("stand_in.py")))
         text = DOCKER.replace("PYTHON", sys.executable).replace("STAND_IN", stand_in)
+        text = text.replace("RELEASE", str(release_status))
         (tmp_path / "bin").mkdir()
         (tmp_path / "bin" / program).write_text(text.replace("FAILURE", shlex.quote(failure)))
         (tmp_path / "bin" / program).chmod(0o755)
@@ -65,7 +71,9 @@ def test_a_container_is_run_and_stopped_by_its_name(docker, synth, tmp_path, pro
     words = ("--runtime", program, "--backend", "vllm", "--image", "mine:1", "--port", port)
     done = run("serve", checkpoint, *words, "--context", 256, "--grace-seconds", 5, "--detach")
     assert done.returncode == 0, done.stdout + done.stderr
-    removed, started = asked()[:2]
+    assert f"engine      vllm 0.30.0 in mine:1, by {program}\n" in done.stderr + done.stdout
+    release, removed, started = asked()[:3]
+    assert release.startswith("run --rm --entrypoint python3 mine:1 -c ")
     assert removed == "rm --force tiny-vllm"
     assert started.startswith("run --rm --init --name tiny-vllm")
     assert f"-p 127.0.0.1:{port}:{port}" in started
@@ -79,6 +87,17 @@ def test_a_container_is_run_and_stopped_by_its_name(docker, synth, tmp_path, pro
     assert not Path(f"/proc/{(tmp_path / 'calls.pid').read_text().strip()}").exists()
     (found,) = json.loads(run("ps", "--json").stdout)["deployments"]
     assert (found["state"], found["processes"]) == ("stopped", 0)
+
+
+def test_an_image_that_does_not_say_its_release_gets_the_newest_flags(docker, synth, tmp_path):
+    checkpoint = synth(tmp_path / "tiny", "--precision", "bf16")
+    docker("docker", free_port(), release_status=127)
+    words = ("--runtime", "docker", "--backend", "vllm", "--image", "mine:1", "--context", 256)
+    said = run("serve", checkpoint, *words, "--dry-run")
+    assert said.returncode == 0, said.stderr
+    newest = load_catalogue("dsdeploy.backends.vllm").catalogue.release
+    line = f"vllm {newest} in mine:1, by docker; it does not say which release it has"
+    assert line in said.stdout + said.stderr
 
 
 @pytest.mark.parametrize(
