@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,15 +117,18 @@ def demand_installed(*names: str) -> None:
             )
 
 
+def of_this_rank(out: Output) -> Output:
+    """Of the ranks that torchrun has started, the first one speaks for all."""
+    return out if os.environ.get("RANK", "0") == "0" else Output(quiet=True)
+
+
 def start_runner(out: Output, folder: Path, settings: Settings) -> Runner | None:
     """Load with a progress line. None on a rank other than the first, when all is over."""
-    import os
     from contextlib import ExitStack
 
     from dsdeploy.runner.start import start
 
-    if os.environ.get("RANK", "0") != "0":
-        out = Output(quiet=True)  # the first rank speaks for all
+    out = of_this_rank(out)
     with ExitStack() as stack:
         return start(
             folder,

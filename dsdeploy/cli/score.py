@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dsdeploy.cli.common import output_options
-from dsdeploy.cli.runner_options import runner_options
+from dsdeploy.cli.runner_options import of_this_rank, runner_options
 from dsdeploy.errors import UsageError
 from dsdeploy.output import Output
 
@@ -36,7 +36,7 @@ def command(
     """
     from dsdeploy.checkpoint.reader import open_checkpoint
     from dsdeploy.runner.load import Loader
-    from dsdeploy.runner.parallel import Group
+    from dsdeploy.runner.parallel import join, leave
     from dsdeploy.runner.score import score
     from dsdeploy.runner.start import load_options
     from dsdeploy.runner.text import Tokenizer
@@ -53,10 +53,14 @@ def command(
             raise UsageError("A prompt needs two tokens or more, all of the model's vocabulary.")
     options = load_options(settings)
     layers = checkpoint.config.num_hidden_layers
-    with out.progress("score", sum(shard.size for shard in checkpoint.shards)) as bar:
-        group = Group()
+    speaker = of_this_rank(out)
+    group = join(options.device)
+    with speaker.progress("score", sum(shard.size for shard in checkpoint.shards)) as bar:
         loader = Loader(WeightSource(checkpoint, group), options, group, bar.advance)
         scores = score(loader, prompts)
+    leave()
+    if group.rank > 0:
+        return
     rows = [
         (str(index), str(len(found)), f"{sum(found):.4f}", f"{-sum(found) / len(found):.4f}")
         for index, found in enumerate(scores, 1)

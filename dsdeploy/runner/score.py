@@ -28,16 +28,17 @@ _LOGITS_TOKENS = 256
 def score(loader: Loader, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
     """For each prompt, the log-probability of each token but the first."""
     loader.ops.begin()
-    steps = [_whole(prompt) for prompt in prompts]
+    device = loader.options.device
+    steps = [_whole(prompt).to(device) for prompt in prompts]
     embedding = loader.embedding()
     states = [F.embedding(step.tokens, embedding).float() for step in steps]
     del embedding
     config = loader.config
-    rotation = Rotation(config, loader.options.device)
+    rotation = Rotation(config, device)
     turns = [rotation.at(step.positions) for step in steps]
     width = config.kv_lora_rank + config.qk_rope_head_dim
     pages = max(len(step.spans[0].pages) for step in steps)
-    cache = LatentCache(1, pages, width, loader.cache_dtype, loader.options.device)
+    cache = LatentCache(1, pages, width, loader.cache_dtype, device)
     for number in range(config.num_hidden_layers):
         layer = loader.layer(number, cached_as=0)
         for index, (step, turn) in enumerate(zip(steps, turns, strict=True)):
@@ -47,7 +48,7 @@ def score(loader: Loader, prompts: Sequence[Sequence[int]]) -> list[list[float]]
     scores = []
     for prompt, state_TD in zip(prompts, states, strict=True):
         normed_TD = loader.ops.rms_norm(state_TD, norm, config.rms_norm_eps).values_TK
-        targets = torch.tensor(prompt[1:])
+        targets = torch.tensor(prompt[1:], device=device)
         scores.append(
             [
                 value

@@ -5,8 +5,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsdeploy.checkpoint.reader import open_checkpoint
-from dsdeploy.runner.load import LoadOptions, load_model
+from dsdeploy.runner.load import Loader, LoadOptions, load_model
+from dsdeploy.runner.parallel import Group
+from dsdeploy.runner.score import score
 from dsdeploy.runner.step import Span, Step
+from dsdeploy.runner.weights import WeightSource
 
 from ..runner.conftest import ODD
 from .device import DEVICE, INTERPRETED
@@ -57,6 +60,15 @@ def test_weights_in_fp8_give_the_logits_of_plain_torch_nearly(fp8):
     found = logits(load(fp8, "triton"))
     assert (found - expected).norm() / expected.norm() < 0.1
     assert found.argmax(-1).eq(expected.argmax(-1)).float().mean() > 0.8
+
+
+def test_scores_are_plain_torch_s(fp8):
+    def scores(kernels):
+        options = LoadOptions(kernels=kernels, device=DEVICE, dtype="float32")
+        source = WeightSource(open_checkpoint(fp8), Group())
+        return score(Loader(source, options, Group()), [TOKENS.tolist()])
+
+    assert scores("triton")[0] == pytest.approx(scores("plain")[0], rel=1e-2, abs=1e-2)
 
 
 class Launches(TorchDispatchMode):

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -67,6 +70,20 @@ def test_texts_and_tokens_get_the_same_numbers(command, bf16, tmp_path):
     assert by_argument["tokens"] == tokens
     assert by_argument["logprobs"][0] is None
     assert by_argument["logprobs"][1:] == scores(bf16, [tokens])[0]
+
+
+def test_several_ranks_share_the_work_and_one_speaks(dsdeploy, splittable):
+    folder = splittable["bf16"]
+    alone = json.loads(dsdeploy("score", folder, "a text", "--dtype", "float32", "--json").output)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = ["-m", "dsdeploy", "score", folder, "a text", "--dtype", "float32", "--json"]
+    done = subprocess.run(
+        [*torchrun, *words], capture_output=True, text=True, timeout=120,
+        env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (found,), (expected,) = json.loads(done.stdout)["prompts"], alone["prompts"]
+    assert found["logprobs"][1:] == pytest.approx(expected["logprobs"][1:], abs=1e-4)
 
 
 def test_people_get_a_table(command):
