@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from dsdeploy.deploy.backend import CommandLine, packaged_rules
-from dsdeploy.deploy.launch import Launch
-from dsdeploy.deploy.wanted import Wanted
-from dsdeploy.planning.plan import Plan
-from dsdeploy.planning.rules import Rules
+from dsdeploy.deploy.backend import PackagedBackend
 
-from .command import launch
+from . import command
 
 
-class MindIE:
+class MindIE(PackagedBackend):
     name = "mindie"
-    distribution: str | None = None
-    command_lines: tuple[CommandLine, ...] = ()
-
-    def rules(self) -> Rules:
-        return packaged_rules(__package__)
-
-    def launch(self, plan: Plan, wanted: Wanted, release: str | None) -> Launch:
-        return launch(plan, wanted, release)
+    launch = staticmethod(command.launch)

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from dsdeploy.deploy.backend import CommandLine, packaged_rules
-from dsdeploy.deploy.launch import Launch
-from dsdeploy.deploy.wanted import Wanted
-from dsdeploy.planning.plan import Plan
-from dsdeploy.planning.rules import Rules
+from dsdeploy.deploy.backend import PackagedBackend
 
-from .command import launch
+from . import command
 
 
-class RocmVllm:
+class RocmVllm(PackagedBackend):
     name = "rocm-vllm"
-    distribution: str | None = "vllm"
-    command_lines: tuple[CommandLine, ...] = ()
-
-    def rules(self) -> Rules:
-        return packaged_rules(__package__)
-
-    def launch(self, plan: Plan, wanted: Wanted, release: str | None) -> Launch:
-        return launch(plan, wanted, release)
+    distribution = "vllm"
+    launch = staticmethod(command.launch)

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from dsdeploy.deploy.backend import CommandLine, packaged_rules
+from dsdeploy.deploy.backend import CommandLine, PackagedBackend
 from dsdeploy.deploy.disaggregation import Servers
 from dsdeploy.deploy.launch import Launch
 from dsdeploy.deploy.wanted import Wanted
 from dsdeploy.planning.plan import Plan
-from dsdeploy.planning.rules import Rules
 
-from .command import image, launch
-from .disaggregated import router
+from . import command, disaggregated
 
 
-class SGLang:
+class SGLang(PackagedBackend):
     name = "sglang"
-    distribution: str | None = "sglang"
-    command_lines: tuple[CommandLine, ...] = (
+    distribution = "sglang"
+    command_lines = (
         CommandLine(("sglang", "serve"), __package__),
         CommandLine(("-m", "sglang.launch_server"), __package__),
     )
-
-    def rules(self) -> Rules:
-        return packaged_rules(__package__)
-
-    def launch(self, plan: Plan, wanted: Wanted, release: str | None) -> Launch:
-        return launch(plan, wanted, release)
+    launch = staticmethod(command.launch)
 
     def router(self, plan: Plan, wanted: Wanted, release: str, servers: Servers) -> Launch:
-        return router(plan, wanted, release, servers, image(plan, wanted, release))
+        image = command.image(plan, wanted, release)
+        return disaggregated.router(plan, wanted, release, servers, image)

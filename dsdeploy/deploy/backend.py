@@ -47,6 +47,18 @@ class Backend(Protocol):
         release cannot do."""
 
 
+class PackagedBackend:
+    """What most backends share: rules in the `rules.yaml` that lies beside their code."""
+
+    distribution: str | None = None
+    command_lines: tuple[CommandLine, ...] = ()
+
+    def rules(self) -> Rules:
+        package = type(self).__module__
+        text = files(package).joinpath("rules.yaml").read_text(encoding="utf-8")
+        return parse_rules(text, f"{package}/rules.yaml")
+
+
 def parse_rules(text: str, where: str) -> Rules:
     try:
         return Rules.model_validate(load_yaml(text, where))
@@ -83,9 +95,3 @@ def installed_release(backend: Backend) -> str | None:
         return version(backend.distribution)
     except PackageNotFoundError:
         return None
-
-
-def packaged_rules(package: str) -> Rules:
-    """Of the `rules.yaml` that lies beside a plugin's code."""
-    text = files(package).joinpath("rules.yaml").read_text(encoding="utf-8")
-    return parse_rules(text, f"{package}/rules.yaml")
