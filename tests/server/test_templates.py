@@ -204,7 +204,7 @@ def test_a_template_that_loops_is_ended_in_its_time_with_its_process(template):
     begun = time.monotonic()
     with pytest.raises(UsageError, match="has not ended within 1 s"):
         made.render(ASKED)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     assert set(psutil.Process().children(recursive=True)) <= before
 
 
