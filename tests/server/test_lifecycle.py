@@ -114,7 +114,7 @@ def test_what_is_not_finished_in_time_is_told_so(serving, checkpoint):
             answer = whole.result()
             assert is_error(answer, 503, "engine_error") == "The server is shutting down."
             assert int(answer.headers["retry-after"]) > 0
-        assert time.monotonic() - told < 10
+        assert time.monotonic() - told < 20
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
@@ -125,7 +125,7 @@ def test_told_twice_it_ends_at_once(serving, checkpoint, first):
         told = time.monotonic()
         with signalled(server, first, signal.SIGINT):
             asking.join(60)
-        assert time.monotonic() - told < 8
+        assert time.monotonic() - told < 20
         assert b"[DONE]" not in asking.content
 
 
@@ -149,7 +149,7 @@ def test_with_nothing_to_do_it_ends_at_once_whoever_is_connected(serving, checkp
             half_sent.sendall(b"GET / HT")
             told = time.monotonic()
             assert server.end(signal.SIGINT) == 0
-            assert time.monotonic() - told < 8
+            assert time.monotonic() - told < 20
 
 
 # What does not begin.
