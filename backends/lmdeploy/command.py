@@ -26,7 +26,7 @@ from .phases import PHASES
 
 _MASTER_PORT, _SERVER_PORT = 29500, 23334
 HERE = "NODE_ADDRESS"
-"""Where Ray's own script looks for this node's address."""
+"""The variable in which the script that starts Ray finds this node's address."""
 _KEY_NOTE = (
     "LMDeploy takes API keys on its command line only, where every user of the machine can read "
     "them: none is passed. Keep it on a private address, with a proxy that asks for the key."
@@ -143,11 +143,10 @@ def _server(
 
 def environment_of(plan: Plan, wanted: Wanted, catalogue: Catalogue) -> Mapping[str, Word | Secret]:
     found: dict[str, Word | Secret] = {}
-    told = "LMDEPLOY_EXECUTOR_BACKEND" in catalogue.environment  # older releases need not be
-    if told and plan.nodes > 1 and plan.layout.data == 1:
-        found["LMDEPLOY_EXECUTOR_BACKEND"] = "ray"
     if plan.nodes > 1 and plan.layout.data == 1:
         found[HERE] = Symbol.HERE
+        if "LMDEPLOY_EXECUTOR_BACKEND" in catalogue.environment:  # older releases need not be told
+            found["LMDEPLOY_EXECUTOR_BACKEND"] = "ray"
     if plan.layout.data > 1:
         found |= {"LMDEPLOY_DP_MASTER_ADDR": Symbol.HEAD}
         found |= {"LMDEPLOY_DP_MASTER_PORT": str(_MASTER_PORT)}
