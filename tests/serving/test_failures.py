@@ -24,14 +24,14 @@ FAILED = [
     ("hangs behind the port", 1, "it hangs"),
     ("leaves shared memory", 1, "exit status 1"),
 ]
+LITTLE_PATIENCE = {"never ready": {"startup": 1}, "hangs": {"answer": 2}}
 SURVIVED = ["none", "slow probe", "ignores TERM", "orphans", "floods 8", "no logprobs"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("failure", "restarts", "reason"), FAILED)
 def test_an_engine_that_fails_is_told_of_and_gone(standing_in, engine, failure, restarts, reason):
-    patience = {"startup": 1} if failure == "never ready" else {}
-    with standing_in(engine, failure, **patience) as running:
+    with standing_in(engine, failure, **LITTLE_PATIENCE.get(failure, {})) as running:
         status = running.until("failed")
         assert reason in status.reason, status
         assert (status.restarts, status.attempt) == (restarts, restarts + 1)
