@@ -142,7 +142,7 @@ def _launched(
     if hosts:
         engine = engine_on(backend, hosts[0].name, given["ssh_config"], given["engine_python"])
     elif given["runtime"]:
-        engine = engine_in(given["runtime"], backend, given["image"])
+        engine = engine_in(given["runtime"], backend, given["image"], not given["dry_run"])
     else:
         engine = find_engine(backend, given["engine_python"])
     launch = backend.launch(plan, wanted, engine.release)

@@ -68,9 +68,9 @@ def engine_on(backend: Backend, host: str, ssh_config: Path | None, python: Path
     return Engine(done.stdout.strip(), folder, where)
 
 
-def engine_in(program: str, backend: Backend, image: str) -> Engine:
-    """In an image: the engine's own one holds the newest release that is known; another, by `image`,
-    is asked, for which it is fetched if it is not here."""
+def engine_in(program: str, backend: Backend, image: str, fetch: bool) -> Engine:
+    """In an image: the engine's own one holds the newest release that is known; another, `image`, is
+    asked. `fetch`: also when it must come first."""
     if shutil.which(program) is None:
         raise DeployError(
             f"There is no {program} here.",
@@ -79,7 +79,8 @@ def engine_in(program: str, backend: Backend, image: str) -> Engine:
         )
     if not image or backend.distribution is None:
         return Engine(None, "", f"{image or 'its image'}, by {program}")
-    ask = [program, "run", "--rm", "--entrypoint", "python3", image, "-c", _ASK]
+    pull = f"--pull={'missing' if fetch else 'never'}"
+    ask = [program, "run", "--rm", pull, "--entrypoint", "python3", image, "-c", _ASK]
     # What is shown while it is fetched goes to the terminal.
     done = subprocess.run([*ask, backend.distribution], stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:

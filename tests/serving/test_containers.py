@@ -73,7 +73,7 @@ def test_a_container_is_run_and_stopped_by_its_name(docker, synth, tmp_path, pro
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"engine      vllm 0.30.0 in mine:1, by {program}\n" in done.stderr + done.stdout
     release, removed, started = asked()[:3]
-    assert release.startswith("run --rm --entrypoint python3 mine:1 -c ")
+    assert release.startswith("run --rm --pull=missing --entrypoint python3 mine:1 -c ")
     assert removed == "rm --force tiny-vllm"
     assert started.startswith("run --rm --init --name tiny-vllm")
     assert f"-p 127.0.0.1:{port}:{port}" in started
@@ -91,13 +91,14 @@ def test_a_container_is_run_and_stopped_by_its_name(docker, synth, tmp_path, pro
 
 def test_an_image_that_does_not_say_its_release_gets_the_newest_flags(docker, synth, tmp_path):
     checkpoint = synth(tmp_path / "tiny", "--precision", "bf16")
-    docker("docker", free_port(), release_status=127)
+    asked = docker("docker", free_port(), release_status=127)
     words = ("--runtime", "docker", "--backend", "vllm", "--image", "mine:1", "--context", 256)
     said = run("serve", checkpoint, *words, "--dry-run")
     assert said.returncode == 0, said.stderr
     newest = load_catalogue("dsdeploy.backends.vllm").catalogue.release
     line = f"vllm {newest} in mine:1, by docker; it does not say which release it has"
     assert line in said.stdout + said.stderr
+    assert "--pull=never" in asked()[0], "what only tells fetches nothing"
 
 
 @pytest.mark.parametrize(
