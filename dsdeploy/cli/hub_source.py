@@ -27,7 +27,7 @@ _SHARD = 5 * 10**9
 _FEW = 3
 """Shards that may be staged however few the workers: an output can begin in one and end in another."""
 _AHEAD = 2
-"""Shards that come, at most, while others are read: more of them would be no faster."""
+"""Shards that come, at most, while others are read."""
 
 
 @dataclass(frozen=True)
