@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "dsdeploy").rglob("*.py"))
 
 # Each folder may import those after it; shared leaves are errors, units, output, resources, jit,
-# strict_yaml, whole_files and ssh.
+# strict_yaml, whole_files, json_lines and ssh.
 ORDER = [
     "cli",
     "doctor",
@@ -25,7 +25,8 @@ ORDER = [
     "hardware",
 ]
 ORDER += ["hub", "checkpoint", "model", "client"]
-LEAVES = {"errors", "units", "output", "resources", "jit", "strict_yaml", "whole_files", "ssh"}
+LEAVES = {"errors", "units", "output", "resources", "jit", "strict_yaml", "whole_files"}
+LEAVES |= {"json_lines", "ssh"}
 
 
 def imports_of(path):

@@ -7,13 +7,11 @@ had it), it is made again. So a line is a hint that is always verified, and need
 
 from __future__ import annotations
 
-import json
-import os
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from dsdeploy.json_lines import JsonLines, read_json_lines
 
 
 @dataclass(frozen=True)
@@ -38,48 +36,33 @@ class Journal:
     """The journal of the process that holds the part's lock."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(
-            path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666
-        )
-        self._mutex = threading.Lock()
-        # A line cut by a kill must not swallow the next one.
-        os.write(self._descriptor, b"\n")
+        self._lines = JsonLines(path)
 
     def window(self, file: str, window: int, sha256: str) -> None:
-        self._append({"file": file, "window": window, "sha256": sha256})
+        self._lines.append({"file": file, "window": window, "sha256": sha256})
 
     def finished(self, file: str, record: FinishedFile) -> None:
-        self._append({"file": file, "sha256": record.sha256, "tensors": dict(record.tensors)})
-        os.fsync(self._descriptor)
+        self._lines.append({"file": file, "sha256": record.sha256, "tensors": dict(record.tensors)})
+        self._lines.sync()
 
     def checked(self, file: str) -> None:
         """The file may be committed: it read back as written, or no check was asked for."""
-        self._append({"file": file, "checked": True})
+        self._lines.append({"file": file, "checked": True})
 
     def forget(self, file: str) -> None:
         """What was noted of this file no longer holds."""
-        self._append({"file": file, "forgotten": True})
-        os.fsync(self._descriptor)
-
-    def _append(self, record: Mapping[str, Any]) -> None:
-        line = memoryview(json.dumps(record, separators=(",", ":")).encode() + b"\n")
-        with self._mutex:
-            while line:
-                line = line[os.write(self._descriptor, line) :]
+        self._lines.append({"file": file, "forgotten": True})
+        self._lines.sync()
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        self._lines.close()
 
 
 def load_journals(paths: Iterable[Path]) -> Done:
     """What all parts have done so far; lines cut by a kill are left out."""
     done = Done()
     for path in paths:
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
+        for record in read_json_lines(path):
             if "forgotten" in record:
                 done.windows.pop(record["file"], None)
                 done.files.pop(record["file"], None)

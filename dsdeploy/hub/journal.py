@@ -6,13 +6,10 @@ sync, and one that speaks of bytes a power cut has lost does no harm.
 
 from __future__ import annotations
 
-import json
-import os
-import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from dsdeploy.json_lines import JsonLines, read_json_lines
 
 
 @dataclass
@@ -24,38 +21,26 @@ class Come:
 
 class ChunkJournal:
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
-        self._mutex = threading.Lock()
-        os.write(self._descriptor, b"\n")  # a line cut by a kill must not swallow the next one
+        self._lines = JsonLines(path)
 
     def chunk(self, file: str, chunk: int) -> None:
-        self._append({"file": file, "chunk": chunk})
+        self._lines.append({"file": file, "chunk": chunk})
 
     def forget(self, file: str) -> None:
-        self._append({"file": file, "forgotten": True})
+        self._lines.append({"file": file, "forgotten": True})
 
     def whole(self, file: str, sha256: str) -> None:
-        self._append({"file": file, "sha256": sha256})
-
-    def _append(self, record: Mapping[str, Any]) -> None:
-        line = memoryview(json.dumps(record, separators=(",", ":")).encode() + b"\n")
-        with self._mutex:
-            while line:
-                line = line[os.write(self._descriptor, line) :]
+        self._lines.append({"file": file, "sha256": sha256})
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        self._lines.close()
 
 
 def read_chunks(path: Path) -> Come:
     come = Come()
     if not path.exists():
         return come
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
+    for record in read_json_lines(path):
         name = record["file"]
         if "chunk" in record:
             come.chunks.setdefault(name, set()).add(record["chunk"])
