@@ -12,7 +12,6 @@ from importlib.resources import files
 from pathlib import Path as File
 from signal import SIGKILL
 from threading import Timer
-from types import TracebackType
 from typing import IO, Any, cast
 
 from dsdeploy.doctor.nodes.facts import Fault, Nodes, Path
@@ -51,12 +50,7 @@ class Agent:
     def __enter__(self) -> Agent:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
