@@ -12,7 +12,7 @@ import pytest
 
 from dsdeploy.checkpoint import direct
 
-from .tools import counted_fills, intercepted, tree
+from .tools import counted_fills, failing, intercepted, tree
 
 pytestmark = pytest.mark.usefixtures("small_windows")
 OPTIONS = ("--workers", 2, "--max-shard-size", "200kB")
@@ -21,20 +21,6 @@ OPTIONS = ("--workers", 2, "--max-shard-size", "200kB")
 @pytest.fixture(scope="module")
 def undisturbed(fp8, convert, tmp_path_factory, small_windows):
     return tree(convert(fp8, tmp_path_factory.mktemp("undisturbed") / "out", *OPTIONS))
-
-
-def failing(at, code):
-    """The `at`-th call fails."""
-    numbers, one_at_a_time = count(1), threading.Lock()
-
-    def hook(_name, call, *_arguments):
-        with one_at_a_time:
-            number = next(numbers)
-        if number == at:
-            raise OSError(code, os.strerror(code))
-        return call()
-
-    return hook
 
 
 FIXES = {

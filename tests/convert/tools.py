@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import threading
 from contextlib import contextmanager
+from itertools import count
 
 from safetensors import safe_open
 
@@ -33,6 +35,20 @@ def tree(folder):
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def failing(at, code):
+    """The `at`-th call fails."""
+    numbers, one_at_a_time = count(1), threading.Lock()
+
+    def hook(_name, call, *_arguments):
+        with one_at_a_time:
+            number = next(numbers)
+        if number == at:
+            raise OSError(code, os.strerror(code))
+        return call()
+
+    return hook
 
 
 @contextmanager

@@ -3,32 +3,17 @@
 import errno
 import os
 import subprocess
-import threading
 from itertools import count
 from types import SimpleNamespace
 
 import pytest
 
-from ..convert.tools import intercepted
+from ..convert.tools import failing, intercepted
 from .tools import is_whole
 
 pytestmark = pytest.mark.usefixtures("small_chunks", "without_waiting", "cached")
 
 FREE_SPACE = "fix: Free some space, then run the same command: what is done stays."
-
-
-def failing(at, code):
-    """The `at`-th call fails."""
-    numbers, one_at_a_time = count(1), threading.Lock()
-
-    def hook(_name, call, *_arguments):
-        with one_at_a_time:
-            number = next(numbers)
-        if number == at:
-            raise OSError(code, os.strerror(code))
-        return call()
-
-    return hook
 
 
 @pytest.mark.parametrize(
